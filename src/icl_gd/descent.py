@@ -1,0 +1,52 @@
+"""The learning algorithms that attention is compared with, written without any attention.
+
+The loss everywhere is L(W) = 1/(2N) sum_i ||W x_i - y_i||^2: a mean over examples, with the half.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from icl_gd import _require
+
+
+def loss(
+    w: Float[Array, "outputs dim"],
+    x: Float[Array, "context dim"],
+    y: Float[Array, "context outputs"],
+) -> Float[Array, ""]:
+    """L(W) = 1/(2N) sum_i ||W x_i - y_i||^2."""
+    return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))
+
+
+def gradient(
+    w: Float[Array, "outputs dim"],
+    x: Float[Array, "context dim"],
+    y: Float[Array, "context outputs"],
+) -> Float[Array, "outputs dim"]:
+    """dL/dW = 1/N sum_i (W x_i - y_i) x_i^T."""
+    return (x @ w.T - y).T @ x / x.shape[0]
+
+
+def gradient_descent(
+    w0: Float[Array, "outputs dim"],
+    x: Float[Array, "context dim"],
+    y: Float[Array, "context outputs"],
+    eta,
+    steps: int,
+) -> Float[Array, "{steps}+1 outputs dim"]:
+    """Every iterate of W <- W - eta dL/dW, from w0 on.
+
+    Raises ValueError if shapes disagree, steps < 1 or eta is not finite.
+    """
+    _require.shape("w0", w0, (y.shape[1], x.shape[1]))
+    _require.shape("y", y, (x.shape[0], None))
+    _require.positive_int("steps", steps)
+    _require.finite("eta", eta)
+
+    def step(w, _):
+        w = w - eta * gradient(w, x, y)
+        return w, w
+
+    _, path = jax.lax.scan(step, w0, None, length=steps)
+    return jnp.concatenate([w0[None], path])
