@@ -1,0 +1,33 @@
+"""What Sphinx and its extensions leave untidy on our pages."""
+
+import re
+
+
+def scripts_once(app, pagename, templatename, context, doctree):
+    """Keep one of each script.
+
+    sphinx-thebe, which Jupyter Book always loads, has its constants written twice with Sphinx 7.4:
+    the browser then reports an error on every page.
+    """
+    kept = {}
+    for script in context.get("script_files", []):
+        kept.setdefault((script.filename or "", script.attributes.get("body")), script)
+    context["script_files"] = list(kept.values())
+
+
+def array_by_its_public_name(app, what, name, obj, options, signature, returns):
+    """Write jax.Array where jaxtyping's annotations show the private class behind it."""
+    private = r"~?(jax\.)?jaxlib\._jax\.Array"
+    return tuple(s and re.sub(private, "~jax.Array", s) for s in (signature, returns))
+
+
+def no_bare_fields(app, what, name, obj, skip, options):
+    """Leave out a named tuple's fields: its signature has them, with their shapes."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
+def setup(app):
+    app.connect("html-page-context", scripts_once, priority=900)
+    app.connect("autodoc-process-signature", array_by_its_public_name)
+    app.connect("autodoc-skip-member", no_bare_fields)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

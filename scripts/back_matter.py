@@ -1,0 +1,101 @@
+"""Writes the ledger of claims and the figure index from the executed notebooks.
+
+    python scripts/back_matter.py           writes book/back/claims.md and book/back/figures.md
+    python scripts/back_matter.py --check   exits 1 if they are not what would be written
+
+The measured values are those in the metadata of the notebooks' outputs, put there by
+``icl_gd.claims.check``; nothing is run here.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+from icl_gd import claims
+
+ROOT = Path(__file__).resolve().parents[1]
+BACK = ROOT / "book" / "back"
+
+LEDGER = """# Ledger of claims
+
+Every claim that the book makes about a paper or of its own, as it was checked when the chapter
+was last run. *Gap* is the largest value of what the claim bounds; a chapter whose gap exceeds the
+tolerance stops with an error. Two numbers joined by "to" are the smallest and the largest entry of
+an array. This page is generated from the executed chapters.
+"""
+FIGURES = """# Figure index
+
+Every figure, the function that draws it, and the published figure or statement that it corresponds
+to. This page is generated from the executed chapters.
+
+| figure | drawn by | corresponds to |
+|---|---|---|
+"""
+
+
+def chapters():
+    """The executed notebooks, in the order of the contents: (path in the book, title, cells)."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    for path in (ROOT / file for file in files if file.endswith(".ipynb")):
+        if not path.exists():
+            raise SystemExit(f"{path.relative_to(ROOT)} is missing: run make notebooks")
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        title = re.search(r"^# (.+)$", "\n".join(texts), re.MULTILINE)[1]
+        yield path.relative_to(ROOT / "book").with_suffix("").as_posix(), title, cells
+
+
+def ledger() -> str:
+    """The ledger, a section for each chapter."""
+    page = LEDGER
+    for name, title, cells in chapters():
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        records = [o["metadata"]["claim"] for o in outputs if "claim" in o.get("metadata", {})]
+        if records:
+            page += f"\n## {{doc}}`{title} <../{name}>`\n\n"
+        for record in records:
+            entry = claims.registry()[record["id"]]
+            bounded = claims.RELATIONS[entry.get("relation", "equal")][0]
+            published = f"published {entry['published']}, " if "published" in entry else ""
+            page += (
+                f"- **`{record['id']}`** ({entry['kind']}). {entry['statement']}\n"
+                f"  {entry['source']}: {published}expected {record['expected']}, "
+                f"measured {record['measured']}. Gap {record['gap']}, "
+                f"tolerance {entry['tolerance']} on {bounded}: {entry['why']}.\n"
+            )
+    return page
+
+
+def figures() -> str:
+    """The figure index, a row for each figure."""
+    page = FIGURES
+    for _, _, cells in chapters():
+        for cell in cells:
+            figure = cell["metadata"].get("mystnb", {}).get("figure")
+            if figure:
+                called = re.findall(r"plots\.([a-z_]+)\(", "".join(cell["source"]))
+                drawn = sorted({*called} - {"use_style", "scale_bar"})
+                functions = ", ".join(f"`plots.{function}`" for function in drawn)
+                published = cell["metadata"]["icl_gd"]["published"]
+                page += f"| {{ref}}`{figure['name']}` | {functions} | {published} |\n"
+    return page
+
+
+def main() -> int:
+    pages = {BACK / "claims.md": ledger(), BACK / "figures.md": figures()}
+    if "--check" in sys.argv[1:]:
+        stale = [p for p, text in pages.items() if not p.exists() or p.read_text("utf-8") != text]
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is out of date: run make notebooks")
+        return bool(stale)
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
