@@ -1,6 +1,6 @@
-"""Writes the ledger of claims and the figure index from the executed notebooks.
+"""Writes what is made of the executed notebooks: ledger, figure index, the README's picture.
 
-    python scripts/back_matter.py           writes book/back/claims.md and book/back/figures.md
+    python scripts/back_matter.py           writes them
     python scripts/back_matter.py --check   exits 1 if they are not what would be written
 
 The measured values are those in the metadata of the notebooks' outputs, put there by
@@ -10,6 +10,7 @@ The measured values are those in the metadata of the notebooks' outputs, put the
 import json
 import re
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import yaml
@@ -85,16 +86,28 @@ def figures() -> str:
     return page
 
 
+def picture() -> bytes:
+    """The figure of the index page, which the README shows too."""
+    _, _, cells = next(chapters())
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return next(b64decode(o["data"]["image/png"]) for o in outputs if "image/png" in o["data"])
+
+
 def main() -> int:
-    pages = {BACK / "claims.md": ledger(), BACK / "figures.md": figures()}
-    if "--check" in sys.argv[1:]:
-        stale = [p for p, text in pages.items() if not p.exists() or p.read_text("utf-8") != text]
-        for path in stale:
+    pages = {
+        BACK / "claims.md": ledger().encode(),
+        BACK / "figures.md": figures().encode(),
+        ROOT / "book" / "_static" / "readme.png": picture(),
+    }
+    stale = [p for p, made in pages.items() if not p.exists() or p.read_bytes() != made]
+    for path in stale:
+        if "--check" in sys.argv[1:]:
             print(f"{path.relative_to(ROOT)} is out of date: run make notebooks")
-        return bool(stale)
-    for path, text in pages.items():
-        path.write_text(text, encoding="utf-8")
-    return 0
+        else:
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(pages[path])
+            temporary.replace(path)
+    return bool(stale and "--check" in sys.argv[1:])
 
 
 if __name__ == "__main__":

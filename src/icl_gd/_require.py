@@ -1,6 +1,7 @@
-"""What arguments must satisfy. Each check names the argument, what was given and what was expected.
+"""What arguments must satisfy: checks that name the argument, the given, the expected.
 
-A value that is being traced by ``jit`` or ``vmap`` has no number to look at and is let through.
+A value that is being traced by ``jit`` or ``vmap`` has no number to look at and is let
+through.
 """
 
 import jax
@@ -43,7 +44,7 @@ def between(name, value, low, high):
 
 
 def shape(name, array, expected):
-    """Raises unless ``array`` has the shape ``expected``, in which ``None`` stands for any size."""
+    """Raises unless ``array`` has the shape ``expected``; ``None`` allows any size."""
     given = np.shape(array)
     fits = len(given) == len(expected) and all(
         e in (None, g) for g, e in zip(given, expected, strict=True)

@@ -1,4 +1,4 @@
-"""The forward pass of linear self-attention. Trained and hand-set weights run through it alike."""
+"""The forward pass of linear self-attention, for trained and hand-set weights alike."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from icl_gd.tokens import Prompt, join, prediction
 
 
 class Attention(NamedTuple):
-    """The weights of one head: W_Q, W_K, W_V and the output projection P, acting on columns."""
+    """The weights of one head, acting on columns: W_Q, W_K, W_V and projection P."""
 
     query: Float[Array, "*batch token token"]
     key: Float[Array, "*batch token token"]
@@ -22,7 +22,7 @@ class Attention(NamedTuple):
 
 
 class Products(NamedTuple):
-    """The two matrices that a linear layer depends on: KQ = W_K^T W_Q and PV = P W_V."""
+    """The two matrices that a layer depends on: KQ = W_K^T W_Q and PV = P W_V."""
 
     kq: Float[Array, "*batch token token"]
     pv: Float[Array, "*batch token token"]
@@ -34,10 +34,11 @@ def products(layer: Attention) -> Products:
 
 
 def linear_attention(layer: Attention, prompt: Prompt) -> Prompt:
-    """Adds to every token e the sum over the context e_j of P W_V e_j (W_K e_j)^T W_Q e.
+    """Adds sum_j P W_V e_j (W_K e_j)^T W_Q e to every token e, over context tokens e_j.
 
-    No softmax, no scaling by 1/sqrt(d) or 1/N; the query token is never attended to. von Oswald
-    et al. (2022), section 2. Raises ValueError if a weight is not of the tokens' size.
+    No softmax, no scaling by 1/sqrt(d) or 1/N; the query token is never attended to.
+    von Oswald et al. (2022), section 2. Raises ValueError if a weight is not of the
+    tokens' size.
     """
     token = prompt.query.shape[0]
     for name, weight in layer._asdict().items():
@@ -59,19 +60,22 @@ def forward(layers: Sequence[Attention], prompt: Prompt) -> Prompt:
 
 
 def predict(
-    layers: Sequence[Attention], task: Task, w0: Float[Array, "outputs dim"] | None = None
+    layers: Sequence[Attention],
+    task: Task,
+    w0: Float[Array, "outputs dim"] | None = None,
 ) -> Float[Array, " outputs"]:
-    """The label that the layers give to a task's query; ``w0`` sets where the prediction starts."""
+    """The label that the layers give to a query; the prediction starts at W0 x_q."""
     return prediction(forward(layers, join(task, w0)), task.y_query.shape[0])
 
 
 def roll_out(
     layer: Attention, task: Task, steps: int, damping=1.0
 ) -> Float[Array, "{steps}+1 outputs"]:
-    """The query's prediction before and after each of ``steps`` applications of one layer.
+    """The query's prediction before and after each application of one layer.
 
-    Only the y-entries of the tokens change, by ``damping`` times what the layer adds, as in the
-    published roll-out. Raises ValueError unless steps >= 1 and damping is positive.
+    Only the y-entries of the tokens change, by ``damping`` times what the layer adds,
+    as in the published roll-out. Raises ValueError unless steps >= 1 and damping is
+    positive.
     """
     _require.positive_int("steps", steps)
     _require.positive("damping", damping)
@@ -80,7 +84,9 @@ def roll_out(
     def step(prompt, _):
         after = linear_attention(layer, prompt)
         change = jax.tree.map(
-            lambda new, old: damping * (new - old).at[..., :-outputs].set(0.0), after, prompt
+            lambda new, old: damping * (new - old).at[..., :-outputs].set(0.0),
+            after,
+            prompt,
         )
         prompt = jax.tree.map(jnp.add, prompt, change)
         return prompt, prediction(prompt, outputs)

@@ -8,7 +8,10 @@ import numpy as np
 import yaml
 
 RELATIONS = {
-    "equal": ("|measured - expected|", lambda measured, expected: abs(measured - expected)),
+    "equal": (
+        "|measured - expected|",
+        lambda measured, expected: abs(measured - expected),
+    ),
     "below": ("measured - expected", lambda measured, expected: measured - expected),
     "above": ("expected - measured", lambda measured, expected: expected - measured),
 }
@@ -21,19 +24,21 @@ class ClaimError(AssertionError):
 @cache
 def registry() -> dict[str, dict[str, Any]]:
     """All claims by id, in the order of ``claims.yml``."""
-    entries = yaml.safe_load(files("icl_gd").joinpath("claims.yml").read_text(encoding="utf-8"))
+    entries = yaml.safe_load(
+        files("icl_gd").joinpath("claims.yml").read_text(encoding="utf-8")
+    )
     return {entry["id"]: entry for entry in entries}
 
 
 def check(claim: str, measured, expected) -> None:
-    """Holds a measured value to a claim, and prints one line that is the same on every machine.
+    """Holds a measured value to a claim; prints one line, the same on every machine.
 
-    ``measured`` and ``expected`` are real arrays of one shape (or ``expected`` a number). The
-    claim's relation says what must not exceed its tolerance: ``|measured - expected|`` ("equal"),
-    measured - expected ("below") or expected - measured ("above"), entry by entry. The values
-    travel in the metadata of the printed line, from where the ledger takes them.
-    Raises ValueError for an unknown id or shapes that differ, ClaimError for values that are not
-    finite or not within the tolerance.
+    ``measured`` and ``expected`` are real arrays of one shape (or ``expected`` a
+    number). The claim's relation says what must not exceed its tolerance: ``|measured -
+    expected|`` ("equal"), measured - expected ("below") or expected - measured
+    ("above"), entry by entry. The values travel in the metadata of the printed line,
+    from where the ledger takes them. Raises ValueError for an unknown id or shapes that
+    differ, ClaimError for values that are not finite or not within the tolerance.
     """
     if claim not in registry():
         raise ValueError(f"claim must be an id of claims.yml, got {claim!r}")
@@ -41,9 +46,12 @@ def check(claim: str, measured, expected) -> None:
     measured, expected = np.asarray(measured, float), np.asarray(expected, float)
     if expected.shape not in ((), measured.shape):
         raise ValueError(
-            f"expected must be a number or of shape {measured.shape}, got {expected.shape}"
+            f"expected must be a number or of shape {measured.shape}, "
+            f"got {expected.shape}"
         )
-    if measured.size == 0 or not (np.isfinite(measured).all() and np.isfinite(expected).all()):
+    if measured.size == 0 or not (
+        np.isfinite(measured).all() and np.isfinite(expected).all()
+    ):
         raise ClaimError(
             f"{claim}: measured and expected must be finite, got {measured}, {expected}"
         )
@@ -51,10 +59,10 @@ def check(claim: str, measured, expected) -> None:
     worst = float(np.max(gap(measured, expected)))
     if not worst <= entry["tolerance"]:
         raise ClaimError(
-            f"{claim}: {formula} = {worst:.3g} exceeds {entry['tolerance']}: {entry['statement']} "
-            f"(measured {measured}, expected {expected})"
+            f"{claim}: {formula} = {worst:.3g} exceeds {entry['tolerance']}: "
+            f"{entry['statement']} (measured {measured}, expected {expected})"
         )
-    line = f"✓ {claim}: {formula} ≤ {entry['tolerance']}"
+    line = f"✓ {claim}: gap ≤ {entry['tolerance']}"
     spans = {"measured": _span(measured), "expected": _span(expected)}
     _show(line, {"id": claim, "gap": f"{worst:.2g}", **spans})
 
@@ -70,7 +78,7 @@ def _show(line: str, record: dict) -> None:
         from IPython import get_ipython
         from IPython.display import display
     except ImportError:
-        get_ipython = lambda: None  # noqa: E731
+        get_ipython = lambda: None
     if get_ipython() is None:
         print(line)
     else:

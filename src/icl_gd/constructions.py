@@ -9,27 +9,29 @@ from icl_gd.attention import Attention, Products, products
 
 
 def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Attention:
-    """The layer that takes one step of size eta on L(W) = 1/(2N) sum_i ||W x_i - y_i||^2, from w0.
+    """The layer that takes one gradient step of size eta on ``descent.loss``, from w0.
 
-    W_K = W_Q = diag(I_x, 0), W_V = [[0, 0], [W0, -I_y]], P = (eta/N) I. The query token must carry
-    -W0 x_q, as ``tokens.join(task, w0)`` does. von Oswald et al. (2022), Proposition 1.
-    Raises ValueError unless n >= 1, eta is finite and w0 is a finite (m, d) matrix.
+    W_K = W_Q = diag(I_x, 0), W_V = [[0, 0], [W0, -I_y]], P = (eta/N) I. The query token
+    must carry -W0 x_q, as ``tokens.join(task, w0)`` does. von Oswald et al. (2022),
+    Proposition 1. Raises ValueError unless n >= 1, eta is finite and w0 is a finite (m,
+    d) matrix.
     """
     _require.positive_int("n", n)
     _require.finite("eta", eta)
     _require.shape("w0", w0, (None, None))
     _require.finite("w0", w0)
     m, d = w0.shape
-    on_x = jnp.diag(jnp.concatenate([jnp.ones(d, w0.dtype), jnp.zeros(m, w0.dtype)]))
-    residual = jnp.zeros((d + m, d + m), w0.dtype).at[d:, :d].set(w0).at[d:, d:].set(-jnp.eye(m))
+    on_x = jnp.diag((jnp.arange(d + m) < d).astype(w0.dtype))
+    minus = -jnp.eye(m, dtype=w0.dtype)
+    residual = jnp.block([[jnp.zeros((d, d + m), w0.dtype)], [w0, minus]])
     return Attention(on_x, on_x, residual, eta / n * jnp.eye(d + m, dtype=w0.dtype))
 
 
 def balance(layer: Attention, d: int) -> Products:
-    """Scales KQ to unit mean over the first d diagonal entries, and PV by the inverse factor.
+    """Scales KQ to a unit mean of its first d diagonal entries, and PV inversely.
 
-    The layer's function does not change: a linear layer is the same for (KQ / s, s PV), and this
-    choice of s makes weights comparable. von Oswald et al. (2022), section 3.
+    The layer's function does not change: a linear layer is the same for (KQ / s, s PV),
+    and this choice of s makes weights comparable. von Oswald et al. (2022), section 3.
     Raises ValueError unless 1 <= d <= token size.
     """
     _require.between("d", d, 1, layer.query.shape[-1])

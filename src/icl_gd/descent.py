@@ -1,6 +1,7 @@
-"""The learning algorithms that attention is compared with, written without any attention.
+"""The learning algorithms that attention is compared with, written without attention.
 
-The loss everywhere is L(W) = 1/(2N) sum_i ||W x_i - y_i||^2: a mean over examples, with the half.
+The loss everywhere is L(W) = 1/(2N) sum_i ||W x_i - y_i||^2: a mean over examples, with
+the half.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Numbers from models. A model here is any function from a task to the label of its query."""
+"""Numbers from models: functions from a task to the label of its query."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,12 +27,12 @@ def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
 
 
 def sensitivity(model: Model, task: Task) -> Float[Array, "outputs dim"]:
-    """d prediction / d x_query: for a model linear in its query, the W that it has learned."""
+    """d prediction / d x_query: for a model linear in its query, the W it learned."""
     return jax.jacrev(lambda x: model(task._replace(x_query=x)))(task.x_query)
 
 
 def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
-    """Compares two models on a batch of tasks, as in von Oswald et al. (2022), figure 2.
+    """Compares two models on a batch of tasks, as in von Oswald et al. (2022), Fig. 2.
 
     The mean cosine between their sensitivities, the mean norm of the difference of the
     sensitivities, and the mean norm of the difference of the predictions.
@@ -41,6 +41,8 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
     def compare(task):
         a, b = sensitivity(model, task), sensitivity(other, task)
         cosine = jnp.sum(a * b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
-        return Alignment(cosine, jnp.linalg.norm(a - b), jnp.linalg.norm(model(task) - other(task)))
+        return Alignment(
+            cosine, jnp.linalg.norm(a - b), jnp.linalg.norm(model(task) - other(task))
+        )
 
     return jax.tree.map(jnp.mean, jax.vmap(compare)(tasks))

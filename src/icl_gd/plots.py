@@ -1,7 +1,8 @@
 """Arrays to Axes, in the one style of the book. Imports no model code.
 
-Every role keeps its colour, dash and marker in every chapter (Okabe-Ito palette, which colour-blind
-readers can tell apart); matrices share one diverging map with zero in the middle.
+Every role keeps its colour, dash and marker in every chapter (Okabe-Ito palette, which
+colour-blind readers can tell apart); matrices share one diverging map with zero in the
+middle.
 """
 
 import inspect
@@ -15,11 +16,23 @@ from matplotlib.axes import Axes
 from icl_gd import _require
 
 ROLES = {
-    "gd": {"color": "#0072B2", "linestyle": "-", "marker": "s", "linewidth": 4.5, "alpha": 0.55},
+    "gd": {
+        "color": "#0072B2",
+        "linestyle": "-",
+        "marker": "s",
+        "linewidth": 4.5,
+        "alpha": 0.55,
+    },
     "gd++": {"color": "#009E73", "linestyle": "-", "marker": "D"},
     "trained": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
     "interpolated": {"color": "#CC79A7", "linestyle": "-.", "marker": "^"},
-    "theory": {"color": "#222222", "linestyle": "--", "marker": "", "linewidth": 1.2, "zorder": 4},
+    "theory": {
+        "color": "#222222",
+        "linestyle": "--",
+        "marker": "",
+        "linewidth": 1.2,
+        "zorder": 4,
+    },
     "noise": {"color": "#8A8A8A", "linestyle": "-", "marker": ""},
 }
 WIDTH = 5.2  # inches: at a phone's 390 px a 10 pt letter is still 10 px high
@@ -70,11 +83,13 @@ def source(function: Callable) -> Source:
 
 
 def band(ax: Axes, x, values, role: str, label: str) -> Axes:
-    """Draws a curve in the style of its role; for (seeds, points) values, their mean and range.
+    """Draws a curve in its role's style; of (seeds, points) values, mean and range.
 
-    Gradient descent is broad and pale, so that a curve which coincides with it leaves it visible.
+    Gradient descent is broad and pale, so that a curve which coincides with it leaves
+    it visible.
 
-    Raises ValueError for an unknown role, or values that do not fit x or are not finite.
+    Raises ValueError for an unknown role, or values that do not fit x or are not
+    finite.
     """
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
@@ -84,17 +99,23 @@ def band(ax: Axes, x, values, role: str, label: str) -> Axes:
     if len(values) > 1:
         label = f"{label} ({len(values)} seeds)"
         ax.fill_between(
-            x, values.min(0), values.max(0), color=ROLES[role]["color"], alpha=0.25, lw=0
+            x,
+            values.min(0),
+            values.max(0),
+            color=ROLES[role]["color"],
+            alpha=0.25,
+            lw=0,
         )
     ax.plot(x, values.mean(0), label=label, markevery=0.15, **ROLES[role])
     return ax
 
 
 def weights(ax: Axes, matrix, split: int, limit: float, title: str) -> Axes:
-    """Draws a weight matrix, zero in white and +-limit in full colour, ruled after ``split``.
+    """Draws a weight matrix, zero in white, +-limit in full colour, ruled at ``split``.
 
-    Rows are outputs and columns inputs; the rule separates the x-block from the y-block. Raises
-    ValueError unless the matrix is two-dimensional and finite and limit is positive.
+    Rows are outputs and columns inputs; the rule separates the x-block from the
+    y-block. Raises ValueError unless the matrix is two-dimensional and finite and limit
+    is positive.
     """
     _require.shape("matrix", matrix, (None, None))
     _require.finite("matrix", matrix)
@@ -110,16 +131,19 @@ def weights(ax: Axes, matrix, split: int, limit: float, title: str) -> Axes:
 
 def scale_bar(figure, axes, limit: float) -> None:
     """Adds the colour bar that the weight matrices drawn in ``axes`` share."""
-    bar = figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.8, ticks=[-limit, 0, limit])
+    bar = figure.colorbar(
+        axes[0].images[0], ax=list(axes), shrink=0.8, ticks=[-limit, 0, limit]
+    )
     bar.ax.set_yticklabels([f"{t:.2g}" for t in (-limit, 0, limit)])
 
 
 def two_views(axes, x, y, w1: float, moved, queries, landed) -> np.ndarray:
-    """Draws one step twice: the line that moves (left), and the tokens that move (right).
+    """Draws one step twice: the line that moves, and the tokens that move.
 
-    ``x, y`` are the data, ``w1`` the slope after the step, ``moved`` the y-entries of the context
-    tokens after the layer, ``queries`` inputs of query tokens and ``landed`` their y-entries after
-    it. All are one-dimensional; raises ValueError if lengths disagree.
+    ``x, y`` are the data, ``w1`` the slope after the step, ``moved`` the y-entries of
+    the context tokens after the layer, ``queries`` inputs of query tokens and
+    ``landed`` their y-entries after it. All are one-dimensional; raises ValueError if
+    lengths disagree.
     """
     x, y, moved, queries, landed = map(np.asarray, (x, y, moved, queries, landed))
     for name, values in (("y", y), ("moved", moved)):
@@ -136,31 +160,44 @@ def two_views(axes, x, y, w1: float, moved, queries, landed) -> np.ndarray:
     right.plot(ends, -w1 * ends, **ROLES["theory"])
     for at, start, end in zip(x, y, moved, strict=True):
         right.annotate(
-            "", (at, end), (at, start), arrowprops={"arrowstyle": "-|>", "color": attention}
+            "",
+            (at, end),
+            (at, start),
+            arrowprops={"arrowstyle": "-|>", "color": attention},
         )
     right.plot(x, y, "o", color="#222222")
     right.plot(x, moved, "o", mfc="white", color=attention)
     right.plot(queries, landed, "s", mfc="white", color=gd)
-    right.set(title="Attention:\nthe tokens move", xlabel="$x$-entry", ylabel="$y$-entry")
+    right.set(
+        title="Attention:\nthe tokens move", xlabel="$x$-entry", ylabel="$y$-entry"
+    )
     return axes
 
 
 def steps(ax: Axes, t, y, line, truth, curves, marks, answers, labels) -> Axes:
-    """Draws gradient descent as curves over ``line`` and attention as markers at ``marks``.
+    """Draws gradient descent as curves, and attention as markers on them.
 
-    ``t, y`` are the examples and ``truth`` the function behind them; ``curves`` and ``answers``
-    hold one entry for each number of steps in ``labels``, darker for more. Raises ValueError if
-    lengths disagree.
+    ``t, y`` are the examples and ``truth`` the function behind them; ``curves`` and
+    ``answers`` hold one entry for each number of steps in ``labels``, darker for more.
+    Raises ValueError if lengths disagree.
     """
     ax.plot(t, y, ".", color=ROLES["noise"]["color"], alpha=0.6, label="examples")
     ax.plot(line, truth, **ROLES["theory"], label="truth")
-    widest = np.ptp(np.asarray(curves), axis=0).argmax()  # where curves are easiest to tell apart
-    for i, (curve, answer, label) in enumerate(zip(curves, answers, labels, strict=True)):
+    widest = np.ptp(
+        np.asarray(curves), axis=0
+    ).argmax()  # where curves are easiest to tell apart
+    for i, (curve, answer, label) in enumerate(
+        zip(curves, answers, labels, strict=True)
+    ):
         _require.shape("curves", curve, (len(line),))
         _require.shape("answers", answer, (len(marks),))
         shade = 0.15 + 0.85 * (i + 1) / len(labels)
         ax.plot(
-            line, curve, color=ROLES["gd"]["color"], alpha=shade, label="GD" if shade == 1 else None
+            line,
+            curve,
+            color=ROLES["gd"]["color"],
+            alpha=shade,
+            label="GD" if shade == 1 else None,
         )
         ax.plot(
             marks,
@@ -182,7 +219,12 @@ def steps(ax: Axes, t, y, line, truth, curves, marks, answers, labels) -> Axes:
             va="bottom" if above else "top",
         )
     ax.set(
-        xlabel="input", ylabel="label", xticks=[], title="Steps of descent = layers of attention"
+        xlabel="input",
+        ylabel="label",
+        xticks=[],
+        title="Steps of descent = layers of attention",
     )
-    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=1.5)
+    ax.legend(
+        ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=1.5
+    )
     return ax

@@ -11,7 +11,7 @@ from icl_gd import _require
 
 
 class Task(NamedTuple):
-    """A regression problem: N labelled inputs, one query, and the label it should get."""
+    """A regression problem: N labelled inputs, a query, and the label it should get."""
 
     x: Float[Array, "context dim"]
     y: Float[Array, "context outputs"]
@@ -19,11 +19,14 @@ class Task(NamedTuple):
     y_query: Float[Array, " outputs"]
 
 
-def uniform(key: Key[Array, ""], n: int, d: int, input_range=1.0) -> Float[Array, "inputs {d}"]:
-    """Draws N + 1 inputs, the last of them the query, from U(-input_range/2, input_range/2)^d.
+def uniform(
+    key: Key[Array, ""], n: int, d: int, input_range=1.0
+) -> Float[Array, "inputs {d}"]:
+    """Draws N + 1 inputs, the last the query, from U(-input_range/2, input_range/2).
 
-    ``input_range=1`` is the setting of the code published with von Oswald et al. (2022), whose
-    comments call it U(-1, 1). Raises ValueError unless n, d >= 1 and input_range is positive.
+    ``input_range=1`` is the setting of the code published with von Oswald et al.
+    (2022), whose comments call it U(-1, 1). Raises ValueError unless n, d >= 1 and
+    input_range is positive.
     """
     _require.positive_int("n", n)
     _require.positive_int("d", d)
@@ -31,12 +34,14 @@ def uniform(key: Key[Array, ""], n: int, d: int, input_range=1.0) -> Float[Array
     return input_range * jax.random.uniform(key, (n + 1, d), minval=-0.5, maxval=0.5)
 
 
-def normalised(key: Key[Array, ""], n: int, d: int, scale=1.0) -> Float[Array, "inputs {d}"]:
-    """Draws N + 1 exponential, normal or Laplace inputs (one law a task, each equally likely).
+def normalised(
+    key: Key[Array, ""], n: int, d: int, scale=1.0
+) -> Float[Array, "inputs {d}"]:
+    """Draws N + 1 inputs of one law: exponential, normal or Laplace, equally likely.
 
-    All are divided by the Frobenius norm of the context and multiplied by ``scale``, as in the
-    published test on "other distributions" (von Oswald et al. 2022, ``create_ood_data``).
-    Raises ValueError unless n, d >= 1 and scale is positive.
+    All are divided by the Frobenius norm of the context and multiplied by ``scale``, as
+    in the published test on "other distributions" (von Oswald et al. 2022,
+    ``create_ood_data``). Raises ValueError unless n, d >= 1 and scale is positive.
     """
     _require.positive_int("n", n)
     _require.positive_int("d", d)
@@ -56,10 +61,10 @@ def regression(
     inputs: Callable = uniform,
     target_scale=1.0,
 ) -> Task:
-    """Draws a teacher W with N(0, target_scale²) entries and labels N inputs and a query: y = W x.
+    """Draws N + 1 inputs and a teacher W with N(0, target_scale^2) entries: y = W x.
 
-    ``inputs(key, n, d)`` draws the N + 1 inputs. Defaults: von Oswald et al. (2022), section 3.
-    Raises ValueError unless n, d, outputs >= 1 and target_scale is positive.
+    ``inputs(key, n, d)`` draws the N + 1 inputs. Defaults: von Oswald et al. (2022),
+    section 3. Raises ValueError unless n, d, outputs >= 1 and target_scale is positive.
     """
     _require.positive_int("outputs", outputs)
     _require.positive("target_scale", target_scale)
@@ -71,10 +76,10 @@ def regression(
 
 
 def noisy_labels(key: Key[Array, ""], task: Task, count) -> Task:
-    """Replaces the first ``count`` labels of the context by N(0, 1) noise; the query stays clean.
+    """Replaces the first ``count`` labels by N(0, 1) noise; the query stays clean.
 
-    The published code replaces a random subset; the inputs are exchangeable, so that the law of
-    the task is the same. Raises ValueError unless 0 <= count <= N.
+    The published code replaces a random subset; the inputs are exchangeable, so that
+    the law of the task is the same. Raises ValueError unless 0 <= count <= N.
     """
     _require.between("count", count, 0, task.y.shape[0])
     noise = jax.random.normal(key, task.y.shape, task.y.dtype)

@@ -1,8 +1,8 @@
 """Closed forms for linear regression in context.
 
-Setting: inputs with i.i.d. coordinates of mean 0, symmetric, with moments m2 = E x^2 and
-m4 = E x^4; teacher entries N(0, 1); one output; loss 1/2 (prediction - label)^2, averaged over
-tasks.
+Setting: inputs with i.i.d. coordinates of mean 0, symmetric, with moments m2 = E x^2
+and m4 = E x^4; teacher entries N(0, 1); one output; loss 1/2 (prediction - label)^2,
+averaged over tasks.
 """
 
 from typing import NamedTuple
@@ -22,13 +22,13 @@ class Moments(NamedTuple):
 
 
 def uniform_moments(input_range=1.0) -> Moments:
-    """Moments of U(-input_range/2, input_range/2). Raises ValueError unless it is positive."""
+    """Moments of U(-input_range/2, input_range/2); ValueError unless it is positive."""
     _require.positive("input_range", input_range)
     return Moments(input_range**2 / 12, input_range**4 / 80)
 
 
 def _curvature(n, d, moments):
-    """c in E[S^2] = N^2 c I, where S = sum_i x_i x_i^T: c = (m4 + (d + N - 2) m2^2) / N."""
+    """c of E[S^2] = N^2 c I for S = sum_i x_i x_i^T: (m4 + (d + N - 2) m2^2) / N."""
     return (moments.m4 + (d + n - 2) * moments.m2**2) / n
 
 
@@ -46,29 +46,33 @@ def best_step(n: int, d: int, moments: Moments) -> float:
 
 
 def gd_loss(eta, n: int, d: int, moments: Moments, noisy=0):
-    """Expected loss after one step of size eta from W = 0, with ``noisy`` of N labels N(0, 1).
+    """Expected loss after one step from W = 0, with ``noisy`` of the N labels N(0, 1).
 
-    Without noise 1/2 m2 d (1 - 2 eta m2 + c eta^2). The moments are those of the inputs at test
-    time: scaling inputs by r turns them into (r^2 m2, r^4 m4), which makes this a sextic in r.
-    Raises ValueError unless n, d >= 1 and 0 <= noisy <= n.
+    Without noise 1/2 m2 d (1 - 2 eta m2 + c eta^2). The moments are those of the inputs
+    at test time: scaling inputs by r turns them into (r^2 m2, r^4 m4), which makes this
+    a sextic in r. Raises ValueError unless n, d >= 1 and 0 <= noisy <= n.
     """
     _require.positive_int("n", n)
     _require.positive_int("d", d)
     _require.between("noisy", noisy, 0, n)
     m2, m4 = moments
     clean = n - noisy
-    signal = 1 - 2 * eta * m2 * clean / n + (eta / n) ** 2 * clean * (m4 + (d + clean - 2) * m2**2)
+    signal = (
+        1
+        - 2 * eta * m2 * clean / n
+        + (eta / n) ** 2 * clean * (m4 + (d + clean - 2) * m2**2)
+    )
     return 0.5 * m2 * d * (signal + (eta / n) ** 2 * noisy * m2)
 
 
 def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, ""]:
-    """Expected loss of any single linear layer on tasks with one output: every block of KQ and PV.
+    """Expected loss of any linear layer, for one output: every block of KQ and PV.
 
-    With p = (p_x, p_y) the last row of PV, Q the x-block of KQ and q its lower left row, the
-    prediction is -w^T S M x_q - r^T x_q, with M = p_y Q + p_x q^T odd and
-    r = Q^T S p_x + p_y (w^T S w) q even in w, and
-    L = m2/2 (E||I + S M||^2 + E||r||^2), S = sum_i x_i x_i^T. Raises ValueError unless n >= 1 and
-    the products are square matrices of one size.
+    With p = (p_x, p_y) the last row of PV, Q the x-block of KQ and q its lower left
+    row, the prediction is -w^T S M x_q - r^T x_q, with M = p_y Q + p_x q^T odd and r =
+    Q^T S p_x + p_y (w^T S w) q even in w, and L = m2/2 (E||I + S M||^2 + E||r||^2), S =
+    sum_i x_i x_i^T. Raises ValueError unless n >= 1 and the products are square
+    matrices of one size.
     """
     _require.positive_int("n", n)
     token = layer.kq.shape[0]
@@ -79,7 +83,9 @@ def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, "
     q_x, q_y = layer.kq[:d, :d], layer.kq[d, :d]
 
     s2 = n * (m4 + (d + n - 2) * m2**2)  # E[S^2] = s2 I
-    s_trace = n * (m4 + (d - 1) * m2**2) + n * (n - 1) * d * m2**2  # E[S tr S] = s_trace I
+    s_trace = (
+        n * (m4 + (d - 1) * m2**2) + n * (n - 1) * d * m2**2
+    )  # E[S tr S] = s_trace I
     m = p_y * q_x + jnp.outer(p_x, q_y)
     odd = d + 2 * n * m2 * jnp.trace(m) + s2 * jnp.sum(m**2)
 

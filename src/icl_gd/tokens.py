@@ -1,8 +1,8 @@
 """The only home of token layout and sign conventions.
 
-Joined tokens: e_j = (x_j, y_j) in R^(d + m). The query token is (x_q, -W0 x_q), and a prediction is
-minus the last m entries of the query token: attention *adds* to a token, gradient descent
-*subtracts* from a residual, and the two signs meet here.
+Joined tokens: e_j = (x_j, y_j) in R^(d + m). The query token is (x_q, -W0 x_q), and a
+prediction is minus the last m entries of the query token: attention *adds* to a token,
+gradient descent *subtracts* from a residual, and the two signs meet here.
 """
 
 from typing import NamedTuple
@@ -22,10 +22,10 @@ class Prompt(NamedTuple):
 
 
 def join(task: Task, w0: Float[Array, "outputs dim"] | None = None) -> Prompt:
-    """Writes a task as joined tokens, with the query's prediction starting at W0 x_q (0 if None).
+    """Writes a task as joined tokens; the prediction starts at W0 x_q (0 if None).
 
-    von Oswald et al. (2022), section 2. Raises ValueError if w0 is not of shape (m, d) or not
-    finite.
+    von Oswald et al. (2022), section 2. Raises ValueError if w0 is not of shape (m, d)
+    or not finite.
     """
     if w0 is None:
         y_query = jnp.zeros_like(task.y_query)
@@ -43,8 +43,5 @@ def prediction(prompt: Prompt, outputs: int) -> Float[Array, "{outputs}"]:
     Raises ValueError unless 1 <= outputs < token size.
     """
     _require.positive_int("outputs", outputs)
-    if outputs >= prompt.query.shape[0]:
-        raise ValueError(
-            f"outputs must be below the token size {prompt.query.shape[0]}, got {outputs}"
-        )
+    _require.between("outputs", outputs, 1, prompt.query.shape[0] - 1)
     return -prompt.query[-outputs:]
