@@ -1,0 +1,33 @@
+"""Random sizes, tasks and layers in float64, made without the package's own generators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from icl_gd.attention import Attention
+from icl_gd.tasks import Task
+
+sizes = st.sampled_from(
+    [(1, 1, 1), (1, 3, 2), (2, 1, 3), (2, 2, 1), (3, 3, 3), (4, 2, 2)]
+)  # n, d, m
+seeds = st.integers(0, 2**32 - 1)
+
+
+def a_matrix(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def a_task(seed, n, d, m):
+    draw = np.random.default_rng(seed).normal
+    return Task(*(jnp.asarray(draw(size=shape)) for shape in ((n, d), (n, m), (d,), (m,))))
+
+
+def a_layer(seed, token):
+    draw = np.random.default_rng(seed).normal
+    return Attention(*(jnp.asarray(draw(size=(token, token))) for _ in range(4)))
+
+
+def in_numpy(tree):
+    """The same arrays in NumPy, for the sums that are written out."""
+    return jax.tree.map(np.array, tree)

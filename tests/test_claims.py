@@ -1,0 +1,166 @@
+"""The registry is sound, every claim is checked in one place, and a check bites."""
+
+import ast
+import re
+from collections import Counter
+
+import nbformat
+import numpy as np
+import pytest
+from chapters import BOOK, PAGES, code
+
+from icl_gd import claims
+
+PREFIXES = ("oswald-", "zheng-", "olsson-", "own-")
+KINDS = {"identity", "closed form", "reproduction", "ordering", "beyond the papers"}
+NEEDED = {"id", "source", "statement", "kind", "tolerance", "why"}
+CLAIMS = {
+    "own-equal": {"statement": "S.", "tolerance": 0.5},
+    "own-equal-said": {"statement": "S.", "tolerance": 0.5, "relation": "equal"},
+    "own-below": {"statement": "S.", "tolerance": 0.5, "relation": "below"},
+    "own-above": {"statement": "S.", "tolerance": 0.5, "relation": "above"},
+    "own-exact": {"statement": "S.", "tolerance": 0.0},
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(claims, "registry", lambda: CLAIMS)
+
+
+@pytest.mark.parametrize("entry", list(claims.registry().values()), ids=lambda e: e["id"])
+def test_entry_is_complete(entry):
+    assert NEEDED <= set(entry) <= NEEDED | {"relation", "published"}
+    assert entry["id"].startswith(PREFIXES)
+    assert re.fullmatch(r"[a-z0-9.-]+", entry["id"])
+    assert entry["kind"] in KINDS
+    assert entry.get("relation", "equal") in claims.RELATIONS
+    assert isinstance(entry["tolerance"], float)
+    assert 0 <= entry["tolerance"] < float("inf")
+    for text in ("source", "statement", "why"):
+        assert isinstance(entry[text], str)
+        assert entry[text].strip()
+    assert entry["statement"].endswith(".")
+
+
+def test_ids_are_unique_and_in_order():
+    text = (BOOK.parent / "src" / "icl_gd" / "claims.yml").read_text("utf-8")
+    assert re.findall(r"^- id: (.+)$", text, re.MULTILINE) == list(claims.registry())
+
+
+def checks(page):
+    """A pattern for the id of each call of claims.check in a page's cells."""
+    for cell in code(page):
+        for node in ast.walk(cell):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "claims.check":
+                name = node.args[0]
+                parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+                yield "".join(
+                    re.escape(p.value) if isinstance(p, ast.Constant) else ".+" for p in parts
+                )
+
+
+def test_text_checks_each_claim_once():
+    patterns = [pattern for page in PAGES for pattern in checks(page)]
+    for claim in claims.registry():
+        found = [p for p in patterns if re.fullmatch(p, claim)]
+        assert len(found) == 1, f"{claim} is checked by {found}"
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, claim) for claim in claims.registry()), pattern
+
+
+def test_executed_notebooks_checked_each_claim_once():
+    counts = Counter()
+    for path in sorted(BOOK.rglob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                record = output.get("metadata", {}).get("claim")
+                counts.update([record["id"]] if record else [])
+    assert counts == dict.fromkeys(claims.registry(), 1)
+
+
+@pytest.mark.parametrize(
+    "claim, inside, outside",
+    [
+        ("own-equal", [0.5, 1.0, 1.5], [0.49, 1.51]),
+        ("own-equal-said", [0.5, 1.5], [0.49, 1.51]),
+        ("own-below", [-9.0, 1.0, 1.5], [1.51]),
+        ("own-above", [0.5, 1.0, 9.0], [0.49]),
+        ("own-exact", [1.0], [1 + 1e-15]),
+    ],
+)
+def test_tolerance_is_the_largest_gap(small, claim, inside, outside):
+    for value in inside:
+        claims.check(claim, value, 1.0)
+    claims.check(claim, np.array(inside), 1.0)
+    claims.check(claim, np.array(inside), np.ones(len(inside)))
+    for value in outside:
+        with pytest.raises(claims.ClaimError, match=f"^{claim}: .* exceeds .*: S. "):
+            claims.check(claim, value, 1.0)
+        with pytest.raises(claims.ClaimError):  # one entry of many is enough
+            claims.check(claim, np.array([1.0, value, 1.0]), np.ones(3))
+
+
+def test_a_failed_claim_says_by_how_much(small):
+    message = (
+        r"own-equal: \|measured - expected\| = 2 exceeds 0.5: S. \(measured 3.0, expected 1.0\)"
+    )
+    with pytest.raises(claims.ClaimError, match=message):
+        claims.check("own-equal", 3.0, 1.0)
+    with pytest.raises(claims.ClaimError, match="own-below: measured - expected = 2 exceeds"):
+        claims.check("own-below", 3.0, 1.0)
+    with pytest.raises(claims.ClaimError, match="own-above: expected - measured = 2 exceeds"):
+        claims.check("own-above", 1.0, 3.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("claim", list(CLAIMS))
+def test_what_is_not_finite_fails(small, claim, bad):
+    for pair in ((bad, 1.0), (1.0, bad), (bad, bad), ([1.0, bad], 1.0), ([1.0, 1.0], [1.0, bad])):
+        with pytest.raises(claims.ClaimError, match="measured and expected must be finite, got"):
+            claims.check(claim, *pair)
+
+
+def test_nothing_measured_fails(small):
+    with pytest.raises(claims.ClaimError):
+        claims.check("own-equal", [], 1.0)
+
+
+@pytest.mark.parametrize("shapes", [((3,), (2,)), ((), (2,)), ((2, 1), (2,)), ((2,), (2, 2))])
+def test_other_shape_is_named(small, shapes):
+    message = "expected must be a number or of shape {}, got {}".format(*shapes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        claims.check("own-equal", *map(np.ones, shapes))
+
+
+def test_unknown_claim_is_named(small):
+    with pytest.raises(ValueError, match=r"claim must be an id of claims.yml, got 'own-other'"):
+        claims.check("own-other", 1.0, 1.0)
+
+
+def test_a_claim_error_is_an_assertion():
+    assert issubclass(claims.ClaimError, AssertionError)
+
+
+def test_line_is_one_and_the_same_whatever_was_measured(small, capsys):
+    for value in (1.234567, 1.4):
+        claims.check("own-equal", value, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["✓ own-equal: gap ≤ 0.5"] * 2
+
+
+def test_values_travel_in_the_metadata_of_the_output(small, monkeypatch, capsys):
+    shown = []
+    display = pytest.importorskip("IPython.display")
+    monkeypatch.setattr("IPython.get_ipython", lambda: object())
+    monkeypatch.setattr(display, "display", lambda data, **rest: shown.append((data, rest)))
+    claims.check("own-equal", [1.23456, 0.9, 1.1], 1.0)
+    claims.check("own-below", 0.87654, 1.0)
+    assert capsys.readouterr().out == ""
+    (data, rest), (_, below) = shown
+    assert data == {"text/plain": "✓ own-equal: gap ≤ 0.5"}
+    assert rest["raw"] is True
+    record = {"id": "own-equal", "gap": "0.23", "measured": "0.9 to 1.235", "expected": "1"}
+    assert rest["metadata"] == {"claim": record}
+    assert below["metadata"]["claim"]["gap"] == "-0.12"
+    assert below["metadata"]["claim"]["measured"] == "0.8765"

@@ -1,0 +1,146 @@
+"""Weights set by hand: entry by entry, and against gradient descent that knows no attention."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import a_layer, a_matrix, a_task, in_numpy, seeds, sizes
+
+from icl_gd import attention, constructions, tokens
+
+
+def descend(w, x, y, eta, steps):
+    """W after ``steps`` steps on 1/(2N) sum_i ||W x_i - y_i||^2, in NumPy."""
+    w, x, y = in_numpy((w, x, y))
+    for _ in range(steps):
+        w = w - eta / len(x) * sum(np.outer(w @ a - b, a) for a, b in zip(x, y, strict=True))
+    return w
+
+
+@partial(jax.jit, static_argnames=("n", "depth"))
+def through_layers(eta, n, w0, task, depth):
+    layer = constructions.gradient_step(eta, n, w0)
+    return attention.forward([layer] * depth, tokens.join(task, w0))
+
+
+def test_gradient_step_has_the_published_weights():
+    w0 = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    layer = constructions.gradient_step(0.5, 10, w0)
+    on_x = np.diag([1, 1, 1, 0, 0])
+    value = [[0] * 5] * 3 + [[1, 2, 3, -1, 0], [4, 5, 6, 0, -1]]
+    np.testing.assert_array_equal(layer.query, on_x)
+    np.testing.assert_array_equal(layer.key, on_x)
+    np.testing.assert_array_equal(layer.value, value)
+    np.testing.assert_array_equal(layer.project, 0.05 * np.eye(5))
+
+
+def test_gradient_step_keeps_the_precision_of_w0():
+    layer = constructions.gradient_step(0.5, 10, jnp.zeros((2, 3), jnp.float32))
+    assert {weight.dtype for weight in layer} == {jnp.dtype("float32")}
+
+
+@settings(max_examples=15)
+@given(sizes, seeds, st.floats(-0.5, 0.5), st.sampled_from([1, 2, 5]))
+def test_layers_are_steps(size, seed, eta, depth):
+    """von Oswald et al. (2022), Proposition 1, for any W0, several outputs and any depth."""
+    n, d, m = size
+    task, w0 = a_task(seed, n, d, m), a_matrix(seed, m, d)
+    after = through_layers(eta, n, w0, task, depth)
+    w = descend(w0, task.x, task.y, eta, depth)
+    near = {"rtol": 1e-9, "atol": 1e-12 * max(1.0, np.abs(w).max()) ** 2}
+    np.testing.assert_allclose(after.query[:d], task.x_query, rtol=0)
+    np.testing.assert_allclose(-after.query[d:], w @ task.x_query, **near)
+    np.testing.assert_allclose(after.context[:, :d], task.x, rtol=0)
+    np.testing.assert_allclose(after.context[:, d:], task.y - task.x @ (w - w0).T, **near)
+
+
+def test_hundred_layers_are_a_hundred_steps():
+    task, w0 = a_task(0, 10, 5, 3), a_matrix(1, 3, 5)
+    layer = constructions.gradient_step(0.1, 10, w0)
+    prediction = attention.predict([layer] * 100, task, w0)
+    w = descend(w0, task.x, task.y, 0.1, 100)
+    np.testing.assert_allclose(prediction, w @ task.x_query, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("d, m", [(1, 1), (3, 2), (4, 1)])
+def test_balance_changes_the_scale_and_not_the_layer(d, m, sign):
+    layer = a_layer(3, d + m)
+    kq = layer.key.T @ layer.query
+    flip = sign * np.sign(np.trace(kq[:d, :d]))  # KQ of negative trace is balanced as well
+    layer = layer._replace(query=flip * layer.query)
+    kq, pv = constructions.balance(layer, d)
+    assert np.mean([kq[i, i] for i in range(d)]) == pytest.approx(1)
+    before = attention.products(layer)
+    np.testing.assert_allclose(
+        np.kron(kq, pv), np.kron(before.kq, before.pv), rtol=1e-10, atol=1e-12
+    )
+    identity = jnp.eye(d + m)
+    task = a_task(4, 3, d, m)
+    np.testing.assert_allclose(
+        attention.predict([attention.Attention(kq, identity, pv, identity)], task),
+        attention.predict([layer], task),
+        rtol=1e-10,
+    )
+
+
+def test_balance_may_take_the_whole_diagonal():
+    layer = a_layer(0, 4)
+    assert np.trace(constructions.balance(layer, 4).kq) == pytest.approx(4)
+
+
+def test_halfway_between_a_layer_and_itself_is_the_layer():
+    layer, task = a_layer(5, 5), a_task(6, 4, 3, 2)
+    other = layer._replace(key=-3 * layer.key, value=layer.value / -3)  # the same function
+    half = constructions.interpolate(layer, other, 3)
+    np.testing.assert_allclose(
+        attention.predict([half] * 2, task), attention.predict([layer] * 2, task), rtol=1e-9
+    )
+
+
+def test_halfway_is_the_mean_of_the_balanced_products():
+    one, two = a_layer(7, 5), a_layer(8, 5)
+    half = constructions.interpolate(one, two, 3)
+    expected = []
+    for layer in (one, two):
+        kq, pv = layer.key.T @ layer.query, layer.project @ layer.value
+        scale = (kq[0, 0] + kq[1, 1] + kq[2, 2]) / 3
+        expected.append((kq / scale, pv * scale))
+    (kq1, pv1), (kq2, pv2) = expected
+    kq, pv = attention.products(half)
+    np.testing.assert_allclose(kq, (kq1 + kq2) / 2, rtol=1e-10)
+    np.testing.assert_allclose(pv, (pv1 + pv2) / 2, rtol=1e-10)
+
+
+def test_balance_and_interpolate_batch():
+    layers = jax.tree.map(lambda *a: jnp.stack(a), *(a_layer(i, 4) for i in range(3)))
+    many = jax.vmap(lambda layer: constructions.balance(layer, 3))(layers)
+    np.testing.assert_allclose(many.kq[1], constructions.balance(a_layer(1, 4), 3).kq, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"n": 2.5}, TypeError, "n must be an int of at least 1, got 2.5"),
+        ({"eta": np.nan}, ValueError, "eta must be finite, got nan"),
+        ({"w0": np.zeros(3)}, ValueError, r"w0 must have shape \('any', 'any'\), got \(3,\)"),
+        ({"w0": np.full((1, 1), np.inf)}, ValueError, "w0 must be finite, got .*inf"),
+        ({"w0": np.zeros((1, 1), complex)}, TypeError, "w0 must be real numbers, got complex128"),
+    ],
+)
+def test_bad_step_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        constructions.gradient_step(**{"eta": 0.1, "n": 3, "w0": np.zeros((2, 3)), **change})
+
+
+@pytest.mark.parametrize("d", [0, 6])
+def test_bad_block_is_named(unchecked, d):
+    with pytest.raises(ValueError, match=f"d must be between 1 and 5, got {d}"):
+        constructions.balance(a_layer(0, 5), d)
+    with pytest.raises(ValueError, match=f"d must be between 1 and 5, got {d}"):
+        constructions.interpolate(a_layer(0, 5), a_layer(1, 5), d)

@@ -1,0 +1,77 @@
+"""Gradient descent against loops in NumPy and against automatic differentiation."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import a_matrix, a_task, in_numpy, seeds, sizes
+
+from icl_gd import descent
+
+GRADIENT, AUTODIFF = jax.jit(descent.gradient), jax.jit(jax.grad(descent.loss))
+DESCEND = jax.jit(descent.gradient_descent, static_argnames="steps")
+
+
+def loop_loss(w, x, y):
+    w, x, y = in_numpy((w, x, y))
+    total = 0.0
+    for x_i, y_i in zip(x, y, strict=True):
+        for k in range(len(y_i)):
+            total += (np.dot(w[k], x_i) - y_i[k]) ** 2
+    return total / (2 * len(x))
+
+
+def loop_gradient(w, x, y):
+    w, x, y = in_numpy((w, x, y))
+    slope = np.zeros_like(w)
+    for x_i, y_i in zip(x, y, strict=True):
+        slope += np.outer(w @ x_i - y_i, x_i)
+    return slope / len(x)
+
+
+def test_loss_is_the_sum_written_out():
+    for n, d, m in ((1, 1, 1), (4, 3, 2), (2, 2, 5)):
+        task, w = a_task(0, n, d, m), a_matrix(1, m, d)
+        assert descent.loss(w, task.x, task.y) == pytest.approx(loop_loss(w, task.x, task.y))
+
+
+@settings(max_examples=20)
+@given(sizes, seeds)
+def test_gradient_is_the_derivative_of_the_loss(size, seed):
+    n, d, m = size
+    task, w = a_task(seed, n, d, m), a_matrix(seed, m, d)
+    slope = GRADIENT(w, task.x, task.y)
+    np.testing.assert_allclose(slope, AUTODIFF(w, task.x, task.y), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(slope, loop_gradient(w, task.x, task.y), rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=10)
+@given(sizes, seeds, st.floats(-1, 1), st.sampled_from([1, 4]))
+def test_every_iterate_is_that_of_the_loop(size, seed, eta, steps):
+    n, d, m = size
+    task, w = a_task(seed, n, d, m), a_matrix(seed, m, d)
+    path = DESCEND(w, task.x, task.y, eta, steps)
+    assert path.shape == (steps + 1, m, d)
+    for found in path:
+        scale = max(1.0, np.abs(w).max())
+        np.testing.assert_allclose(found, w, rtol=1e-9, atol=1e-12 * scale)
+        w = w - eta * loop_gradient(w, task.x, task.y)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"w0": np.zeros((3, 2))}, ValueError, r"w0 must have shape \(2, 3\), got \(3, 2\)"),
+        ({"y": np.zeros((5, 2))}, ValueError, r"y must have shape \(4, 'any'\), got \(5, 2\)"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"steps": True}, TypeError, "steps must be an int of at least 1, got True"),
+        ({"eta": np.inf}, ValueError, "eta must be finite, got inf"),
+        ({"eta": 1j}, TypeError, "eta must be real numbers, got complex128"),
+    ],
+)
+def test_bad_input_is_named(unchecked, change, error, message):
+    task = a_task(0, 4, 3, 2)
+    good = {"w0": np.zeros((2, 3)), "x": task.x, "y": task.y, "eta": 0.1, "steps": 2}
+    with pytest.raises(error, match=message):
+        descent.gradient_descent(**good | change)

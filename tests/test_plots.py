@@ -1,0 +1,283 @@
+"""What is drawn: series, limits, labels and colours, not pixels."""
+
+import inspect
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from icl_gd import descent, plots
+
+OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+X = np.array([1.0, 2.0, 4.0])
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+@pytest.fixture
+def pair():
+    figure, axes = plt.subplots(1, 2)
+    yield axes
+    plt.close(figure)
+
+
+def data(line):
+    return np.stack(line.get_data()).tolist()
+
+
+def colour(line):
+    return to_hex(line.get_color()).upper()
+
+
+def test_roles_are_told_apart_by_more_than_colour():
+    assert set(plots.ROLES) == {"gd", "gd++", "trained", "interpolated", "theory", "noise"}
+    for one, two in combinations(plots.ROLES.values(), 2):
+        assert one["color"] != two["color"]
+        assert (one["linestyle"], one["marker"]) != (two["linestyle"], two["marker"])
+    for role in ("gd", "gd++", "trained", "interpolated"):
+        assert plots.ROLES[role]["color"] in OKABE_ITO
+    for role in ("theory", "noise"):
+        grey = plots.ROLES[role]["color"]
+        assert grey[1:3] == grey[3:5] == grey[5:7]
+    assert plots.ROLES["theory"]["linestyle"] == "--"
+
+
+@pytest.mark.parametrize("role", list(plots.ROLES))
+def test_one_curve_has_no_band(ax, role):
+    assert plots.band(ax, X, [3, 1, 2], role, "name") is ax
+    (line,) = ax.lines
+    assert data(line) == [[1, 2, 4], [3, 1, 2]]
+    assert colour(line) == plots.ROLES[role]["color"]
+    assert line.get_linestyle() == plots.ROLES[role]["linestyle"]
+    assert line.get_marker() == plots.ROLES[role]["marker"]
+    assert line.get_label() == "name"
+    assert not ax.collections
+
+
+def test_a_single_seed_has_no_band(ax):
+    plots.band(ax, X, [[3, 1, 2]], "trained", "name")
+    assert not ax.collections
+    assert ax.lines[0].get_label() == "name"
+
+
+def test_seeds_are_drawn_as_mean_and_range(ax):
+    values = np.array([[1.0, 5.0, 3.0], [2.0, 1.0, 9.0], [6.0, 3.0, 3.0]])
+    plots.band(ax, X, values, "trained", "name")
+    (line,), (area,) = ax.lines, ax.collections
+    assert data(line) == [[1, 2, 4], [3, 3, 5]]
+    assert line.get_label() == "name (3 seeds)"
+    vertices = area.get_paths()[0].vertices
+    for x, low, high in zip(X, [1, 1, 3], [6, 5, 9], strict=True):
+        here = vertices[vertices[:, 0] == x, 1]
+        assert (here.min(), here.max()) == (low, high)
+    assert to_hex(area.get_facecolor()[0]).upper() == plots.ROLES["trained"]["color"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"role": "GD"}, "role must be one of gd, gd.., trained, .*noise, got 'GD'"),
+        ({"values": [1.0, 2.0]}, r"values must have shape \('any', 3\), got \(1, 2\)"),
+        ({"values": np.zeros((3, 2))}, r"values must have shape \('any', 3\), got \(3, 2\)"),
+        ({"values": np.zeros((2, 3, 3))}, r"values must have shape \('any', 3\), got \(2, 3, 3\)"),
+        ({"values": [1.0, np.nan, 2.0]}, "values must be finite, got .*nan"),
+    ],
+)
+def test_bad_band_is_named(ax, change, message):
+    with pytest.raises(ValueError, match=message):
+        plots.band(ax, **{"x": X, "values": X, "role": "gd", "label": "", **change})
+
+
+def test_weights_are_drawn_on_a_centred_scale(ax):
+    matrix = np.array([[1.0, -2.0, 0.0], [0.5, 0.0, 3.0]])
+    assert plots.weights(ax, matrix, 2, 1.5, "name") is ax
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), matrix)
+    assert image.get_clim() == (-1.5, 1.5)
+    red, green, blue, _ = image.to_rgba(1.5)
+    assert red > green
+    assert red > blue  # positive weights are red
+    assert min(image.to_rgba(0.0)) > 0.95  # and zero is white
+    across, down = ax.lines
+    assert set(across.get_ydata()) == {1.5}
+    assert set(down.get_xdata()) == {1.5}
+    assert ax.get_title() == "name"
+    assert not len(ax.get_xticks())
+    assert not len(ax.get_yticks())
+    assert all(spine.get_visible() for spine in ax.spines.values())
+    assert not any(line.get_visible() for line in ax.get_xgridlines())
+
+
+def test_weights_leave_out_the_grid_of_the_style():
+    with plt.rc_context():
+        plots.use_style()
+        figure, ax = plt.subplots()
+        plots.weights(ax, np.eye(3), 2, 1.0, "name")
+        ax.set_xticks([0, 1])
+        figure.canvas.draw()
+        assert not any(line.get_visible() for line in ax.get_xgridlines())
+        assert all(spine.get_visible() for spine in ax.spines.values())
+        plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"matrix": np.zeros(3)}, r"matrix must have shape \('any', 'any'\), got \(3,\)"),
+        ({"matrix": np.full((2, 2), np.nan)}, "matrix must be finite"),
+        ({"limit": 0.0}, "limit must be positive, got 0.0"),
+    ],
+)
+def test_bad_weights_are_named(ax, change, message):
+    with pytest.raises(ValueError, match=message):
+        plots.weights(ax, **{"matrix": np.eye(3), "split": 2, "limit": 1.0, "title": "", **change})
+
+
+def test_scale_bar_shows_the_shared_limits(pair):
+    for panel in pair:
+        plots.weights(panel, np.eye(3), 2, 0.123, "")
+    figure = pair[0].figure
+    plots.scale_bar(figure, pair, 0.123)
+    bar = figure.axes[2]
+    assert bar.get_yticks().tolist() == [-0.123, 0, 0.123]
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["-0.12", "0", "0.12"]
+    assert bar.get_ylim() == (-0.123, 0.123)
+    figure.canvas.draw()
+    assert bar.get_position().x0 > max(panel.get_position().x1 for panel in pair)
+
+
+Y, MOVED, QUERIES, LANDED = X + 1, X - 1, np.array([0.5, 1.5]), np.array([-1.0, -3.0])
+
+
+def test_two_views_show_one_step(pair):
+    assert plots.two_views(pair, X, Y, 2.0, MOVED, QUERIES, LANDED) is pair
+    left, right = pair
+    before, after, points = left.lines
+    ends = [1.15, 4.6]
+    np.testing.assert_allclose(data(before), [ends, [0, 0]])
+    np.testing.assert_allclose(data(after), [ends, [2.3, 9.2]])
+    assert colour(after) == plots.ROLES["gd"]["color"]
+    assert colour(before) == plots.ROLES["noise"]["color"]
+    assert data(points) == [X.tolist(), Y.tolist()]
+    assert (points.get_linestyle(), points.get_marker()) == ("None", "o")
+    (residuals,) = left.collections
+    for bar, x, y in zip(residuals.get_segments(), X, Y, strict=True):
+        assert sorted(bar.tolist()) == sorted([[x, 2 * x], [x, y]])
+    mirrored, old, new, landed = right.lines
+    np.testing.assert_allclose(data(mirrored), [ends, [-2.3, -9.2]])
+    assert mirrored.get_linestyle() == "--"
+    assert data(old) == [X.tolist(), Y.tolist()]
+    assert data(new) == [X.tolist(), MOVED.tolist()]
+    assert data(landed) == [QUERIES.tolist(), LANDED.tolist()]
+    assert colour(new) == plots.ROLES["trained"]["color"]
+    assert colour(landed) == plots.ROLES["gd"]["color"]
+    for arrow, x, y, moved in zip(right.texts, X, Y, MOVED, strict=True):
+        assert (arrow.xyann, arrow.xy) == ((x, y), (x, moved))  # from the label to its residual
+        assert arrow.get_text() == ""
+        assert to_hex(arrow.arrow_patch.get_edgecolor()).upper() == plots.ROLES["trained"]["color"]
+    assert "line moves" in left.get_title()
+    assert "tokens move" in right.get_title()
+    for panel in pair:
+        assert panel.get_xlabel().startswith("$x$")
+        assert panel.get_ylabel().startswith("$y$")
+
+
+@pytest.mark.parametrize("name", ["y", "moved", "landed"])
+def test_two_views_of_other_lengths_are_named(pair, name):
+    arguments = {"y": Y, "moved": MOVED, "landed": LANDED} | {name: np.zeros(4)}
+    length = 2 if name == "landed" else 3
+    with pytest.raises(ValueError, match=rf"{name} must have shape \({length},\), got \(4,\)"):
+        plots.two_views(pair, x=X, w1=2.0, queries=QUERIES, **arguments)
+
+
+LINE = np.linspace(0, 1, 5)
+MARKS = np.array([0.25, 0.5, 0.75])
+
+
+def draw_steps(ax, count=3, **changes):
+    curves = [LINE**2 * (k + 1) * (1 - LINE) for k in range(count)]
+    answers = [MARKS * k for k in range(count)]
+    arguments = {
+        "t": X, "y": Y, "line": LINE, "truth": 2 * LINE, "curves": curves, "marks": MARKS,
+        "answers": answers, "labels": [10 * (k + 1) for k in range(count)],
+    }  # fmt: skip
+    return plots.steps(ax, **arguments | changes), curves, answers
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_steps_are_curves_with_markers_on_them(ax, count):
+    returned, curves, answers = draw_steps(ax, count)
+    assert returned is ax
+    examples, truth, *rest = ax.lines
+    assert data(examples) == [X.tolist(), Y.tolist()]
+    assert data(truth) == [LINE.tolist(), (2 * LINE).tolist()]
+    assert truth.get_linestyle() == "--"
+    assert len(rest) == 2 * count
+    for line, curve in zip(rest[::2], curves, strict=True):
+        assert data(line) == [LINE.tolist(), curve.tolist()]
+        assert colour(line) == plots.ROLES["gd"]["color"]
+    for markers, answer in zip(rest[1::2], answers, strict=True):
+        assert data(markers) == [MARKS.tolist(), answer.tolist()]
+        assert colour(markers) == plots.ROLES["trained"]["color"]
+        assert (markers.get_marker(), markers.get_linestyle()) == ("o", "None")
+    for series in (rest[::2], rest[1::2]):
+        shades = [line.get_alpha() for line in series]
+        assert shades == sorted(set(shades))  # darker for more
+        assert shades[0] > 0
+        assert shades[-1] == pytest.approx(1)
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == ["examples", "truth", "GD", "attention"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("input", "label")
+    assert not len(ax.get_xticks())
+
+
+def test_steps_are_numbered_where_curves_are_far_apart(ax):
+    _, curves, _ = draw_steps(ax)
+    assert [text.get_text() for text in ax.texts] == ["10", "20", "30"]
+    for text, curve in zip(ax.texts, curves, strict=True):
+        assert text.xy == (LINE[3], curve[3])  # x^2 (1 - x) is largest at 3/4 of these points
+    heights = [text.xyann[1] for text in ax.texts]
+    assert heights[-1] > 0 > heights[0]
+    assert [text.get_va() for text in ax.texts] == ["top", "top", "bottom"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": [1, 3]},
+        {"curves": [LINE] * 2},
+        {"answers": [MARKS] * 4},
+        {"curves": [MARKS] * 3},
+        {"answers": [LINE] * 3},
+    ],
+)
+def test_steps_of_other_lengths_fail(ax, change):
+    with pytest.raises(ValueError):
+        draw_steps(ax, **change)
+
+
+def test_style_is_one():
+    with plt.rc_context():
+        plots.use_style()
+        assert plt.rcParams["figure.figsize"][0] == plots.WIDTH
+        assert plt.rcParams["figure.figsize"][1] < plots.WIDTH
+        assert plt.rcParams["figure.facecolor"] == "white"  # on dark pages as well
+        assert plt.rcParams["savefig.facecolor"] == "white"
+        assert 10 / 72 / plots.WIDTH * 350 > 9  # 10 pt letters on a phone, in px
+        assert plt.rcParams["font.size"] >= 10
+        assert plt.rcParams["axes.grid"]
+        assert not plt.rcParams["axes.spines.top"]
+
+
+def test_source_is_the_code_itself():
+    shown = plots.source(descent.loss)
+    assert shown.code == inspect.getsource(descent.loss).rstrip()
+    assert repr(shown) == shown.code
+    assert shown._repr_markdown_() == f"```python\n{shown.code}\n```"

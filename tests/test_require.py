@@ -1,0 +1,109 @@
+"""What arguments must satisfy, and how the messages read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import _require
+
+
+@pytest.mark.parametrize("value", [1, 7, np.int32(1)])
+def test_positive_ints_pass(value):
+    _require.positive_int("n", value)
+
+
+@pytest.mark.parametrize("value", [1.0, "1", None, True, np.float64(2), jnp.arange(2)])
+def test_what_is_no_int_is_a_type_error(value):
+    with pytest.raises(TypeError, match=r"^n must be an int of at least 1, got "):
+        _require.positive_int("n", value)
+
+
+@pytest.mark.parametrize("value", [0, -1, np.int64(0)])
+def test_small_ints_are_a_value_error(value):
+    with pytest.raises(ValueError, match=f"^n must be at least 1, got {value}$"):
+        _require.positive_int("n", value)
+
+
+@pytest.mark.parametrize("check", [_require.finite, _require.positive])
+@pytest.mark.parametrize(
+    "value", [1, 1e-300, 2.5, np.uint8(3), np.float32(2), [1, 2.0], np.ones((2, 2)), jnp.ones(3)]
+)
+def test_positive_numbers_pass(check, value):
+    check("eta", value)
+
+
+@pytest.mark.parametrize("value", [0, -1.5, [0.0, -2.0]])
+def test_zero_and_less_are_finite_but_not_positive(value):
+    _require.finite("eta", value)
+    with pytest.raises(ValueError, match=r"^eta must be positive, got "):
+        _require.positive("eta", value)
+
+
+def test_one_bad_entry_is_enough():
+    with pytest.raises(ValueError, match=r"^eta must be positive, got \[1.0, 0.0\]$"):
+        _require.positive("eta", [1.0, 0.0])
+    with pytest.raises(ValueError, match=r"^eta must be finite, got \[ ?1. nan\]$"):
+        _require.finite("eta", [1.0, np.nan])
+
+
+@pytest.mark.parametrize("check", [_require.finite, _require.positive])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_a_value_error(check, value):
+    with pytest.raises(ValueError, match=f"^eta must be finite, got {value}$"):
+        check("eta", value)
+
+
+@pytest.mark.parametrize("check", [_require.finite, _require.positive])
+@pytest.mark.parametrize(
+    "value, kind", [(1j, "complex128"), ("one", "<U3"), (True, "bool"), (None, "object")]
+)
+def test_what_is_not_real_is_a_type_error(check, value, kind):
+    with pytest.raises(TypeError, match=f"^eta must be real numbers, got {kind}$"):
+        check("eta", value)
+
+
+@pytest.mark.parametrize("value", [2, 3, 4.0, np.float32(2.5)])
+def test_values_between_pass(value):
+    _require.between("d", value, 2, 4)
+
+
+@pytest.mark.parametrize("value", [1, 5, np.nan])
+def test_values_outside_are_a_value_error(value):
+    with pytest.raises(ValueError, match=f"^d must be between 2 and 4, got {value}$"):
+        _require.between("d", value, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "shape, expected", [((), ()), ((2, 3), (2, 3)), ((2, 3), (None, 3)), ((5, 1), (None, None))]
+)
+def test_shapes_that_fit_pass(shape, expected):
+    _require.shape("w0", np.zeros(shape), expected)
+
+
+@pytest.mark.parametrize(
+    "shape, expected, message",
+    [
+        ((3, 2), (2, 3), r"shape \(2, 3\), got \(3, 2\)"),
+        ((2, 2), (2, 3), r"shape \(2, 3\), got \(2, 2\)"),
+        ((3, 3), (2, 3), r"shape \(2, 3\), got \(3, 3\)"),
+        ((2, 3), (None, 2), r"shape \('any', 2\), got \(2, 3\)"),
+        ((2, 3), (2,), r"shape \(2,\), got \(2, 3\)"),
+        ((2,), (2, 3), r"shape \(2, 3\), got \(2,\)"),
+        ((), (None,), r"shape \('any',\), got \(\)"),
+    ],
+)
+def test_other_shapes_are_a_value_error(shape, expected, message):
+    with pytest.raises(ValueError, match=f"^w0 must have {message}$"):
+        _require.shape("w0", np.zeros(shape), expected)
+
+
+def test_values_that_are_traced_are_let_through():
+    def f(value):
+        _require.finite("eta", value)
+        _require.positive("eta", value)
+        _require.between("eta", value, 0, 1)
+        return value
+
+    assert jax.jit(f)(-2.0) == -2
+    np.testing.assert_array_equal(jax.vmap(f)(jnp.array([-2.0, 5.0])), [-2, 5])

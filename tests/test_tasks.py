@@ -1,0 +1,173 @@
+"""The laws that tasks are drawn from, by their moments, ranges and exact relations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import tasks
+
+
+def many(draw, count=4000):
+    keys = jax.random.split(jax.random.key(0), count)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys))
+
+
+def many_normalised(n, d, count, **changes):
+    # Under vmap every law is drawn and one is kept, which the checker takes for a second use.
+    with jax.debug_key_reuse(False):
+        return many(lambda key: tasks.normalised(key, n, d, **changes), count)
+
+
+def near(found, expected, error):
+    assert abs(found - expected) < 4.5 * error, (found, expected, error)
+
+
+@pytest.mark.parametrize("width", [None, 0.4, 3.0])
+def test_uniform_fills_its_range(width):
+    changes = {} if width is None else {"input_range": width}
+    x = many(lambda key: tasks.uniform(key, 4, 3, **changes))
+    assert x.shape == (4000, 5, 3)
+    x, half = x.reshape(-1), (width or 1.0) / 2
+    assert -half <= x.min() < -0.999 * half
+    assert half > x.max() > 0.999 * half
+    near(x.mean(), 0, half / 3**0.5 / x.size**0.5)
+    near(np.mean(x**2), half**2 / 3, half**2 * (4 / 45) ** 0.5 / x.size**0.5)
+
+
+def test_uniform_coordinates_are_independent():
+    x = many(lambda key: tasks.uniform(key, 2, 2)).reshape(4000, -1)
+    correlation = np.corrcoef(x.T)
+    np.testing.assert_allclose(correlation, np.eye(6), atol=4.5 / 4000**0.5)
+
+
+@pytest.mark.parametrize("scale", [None, 2.5])
+def test_normalised_context_has_norm_scale(scale):
+    changes = {} if scale is None else {"scale": scale}
+    x = many_normalised(5, 3, 100, **changes)
+    assert x.shape == (100, 6, 3)
+    norm = (x[:, :5] ** 2).sum(axis=(1, 2)) ** 0.5
+    np.testing.assert_allclose(norm, scale or 1.0, rtol=1e-12)
+
+
+def test_normalised_draws_three_laws_equally_often():
+    n, count = 1000, 900
+    x = many_normalised(n, 1, count)[..., 0]
+    assert x.shape == (count, n + 1)
+    one_sided = (x >= 0).all(axis=1)
+    flatness = np.abs(x).mean(axis=1) * n**0.5  # mean |x| / rms: 0.798 normal, 0.707 Laplace
+    normal = ~one_sided & (flatness > 0.76)
+    laplace = ~one_sided & ~normal
+    for law, expected in ((one_sided, 0.5**0.5), (normal, (2 / np.pi) ** 0.5), (laplace, 0.5**0.5)):
+        near(law.sum(), count / 3, (count * 2 / 9) ** 0.5)
+        near(flatness[law].mean(), expected, 0.02 / law.sum() ** 0.5 + 0.0005)
+    # The query is drawn and scaled like the context.
+    near(n * np.mean(x[:, -1] ** 2), 1, (4 / count) ** 0.5)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_labels_are_a_linear_teacher(outputs):
+    n, d = 6, 4
+    task = many(lambda key: tasks.regression(key, n, d, outputs), 20)
+    assert [a.shape[1:] for a in task] == [(n, d), (n, outputs), (d,), (outputs,)]
+    for x, y, x_q, y_q in zip(*task, strict=True):
+        w, residual, rank, _ = np.linalg.lstsq(x, y, rcond=None)
+        assert rank == d
+        assert residual == pytest.approx(0, abs=1e-20)
+        np.testing.assert_allclose(x_q @ w, y_q, atol=1e-10)
+
+
+@pytest.mark.parametrize("target_scale", [None, 3.0])
+def test_teachers_are_normal_and_do_not_depend_on_inputs(target_scale):
+    changes = {} if target_scale is None else {"target_scale": target_scale}
+    # Inputs that are known show the teacher: the identity, and a query of ones.
+    rows = lambda key, n, d: jnp.concatenate([jnp.eye(n, d), jnp.ones((1, d))])
+    task = many(lambda key: tasks.regression(key, 3, 3, 2, rows, **changes))
+    w, s = task.y, target_scale or 1.0
+    np.testing.assert_allclose(task.y_query, w.sum(axis=1), atol=1e-12)
+    near(w.mean(), 0, s / w.size**0.5)
+    near(np.mean(w**2), s**2, s**2 * 2**0.5 / w.size**0.5)
+    near(np.mean(w**4), 3 * s**4, s**4 * 96**0.5 / w.size**0.5)
+    np.testing.assert_allclose(np.corrcoef(w.reshape(4000, -1).T), np.eye(6), atol=0.075)
+
+
+def test_inputs_are_drawn_by_the_given_law():
+    seen = []
+
+    def inputs(key, n, d):
+        seen.append((n, d))
+        return tasks.uniform(key, n, d, 4.0)
+
+    x = many(lambda key: tasks.regression(key, 3, 2, inputs=inputs), 1000).x
+    assert seen == [(3, 2)]
+    assert 1.9 < x.max() < 2.0
+    assert 0.49 < many(lambda key: tasks.regression(key, 3, 2), 1000).x.max() < 0.5
+
+
+def test_same_key_same_task_other_key_other_task():
+    draw = lambda seed: tasks.regression(jax.random.key(seed), 3, 2)
+    for a, b, c in zip(draw(0), draw(0), draw(1), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).all()
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_first_labels_become_noise(count):
+    task = tasks.regression(jax.random.key(0), 5, 3, 2)
+    noisy = tasks.noisy_labels(jax.random.key(1), task, count)
+    for name in ("x", "x_query", "y_query"):
+        np.testing.assert_array_equal(getattr(noisy, name), getattr(task, name))
+    assert noisy.y.shape == task.y.shape
+    np.testing.assert_array_equal(noisy.y[count:], task.y[count:])
+    assert (noisy.y[:count] != task.y[:count]).all()
+
+
+def test_noise_is_standard_normal():
+    clean = tasks.Task(jnp.zeros((3, 1)), jnp.full((3, 2), 7.0), jnp.zeros(1), jnp.zeros(2))
+    y = many(lambda key: tasks.noisy_labels(key, clean, 2)).y
+    np.testing.assert_array_equal(y[:, 2], 7)
+    noise = y[:, :2].reshape(-1)
+    near(noise.mean(), 0, 1 / noise.size**0.5)
+    near(noise.var(), 1, (2 / noise.size) ** 0.5)
+    near(np.mean(noise**4), 3, (96 / noise.size) ** 0.5)
+    np.testing.assert_allclose(np.corrcoef(y[:, :2].reshape(-1, 4).T), np.eye(4), atol=0.075)
+
+
+def test_noise_keeps_the_precision_of_the_labels():
+    task = jax.tree.map(lambda a: a.astype(jnp.float32), tasks.regression(jax.random.key(0), 5, 3))
+    assert tasks.noisy_labels(jax.random.key(1), task, 2).y.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+def test_bad_count_is_named(count):
+    task = tasks.regression(jax.random.key(0), 5, 3)
+    with pytest.raises(ValueError, match=f"count must be between 0 and 5, got {count}"):
+        tasks.noisy_labels(jax.random.key(1), task, count)
+
+
+BAD_SIZES = [
+    (0, ValueError, "at least 1, got 0"),
+    (2.0, TypeError, "an int of at least 1, got 2.0"),
+]
+BAD_SCALES = [
+    (0.0, ValueError, "positive, got 0.0"),
+    (-1.0, ValueError, "positive, got -1.0"),
+    (np.inf, ValueError, "finite, got inf"),
+    ("1", TypeError, "real numbers, got <U1"),
+]
+BAD = [
+    (function, {name: value}, error, f"{name} must be {message}")
+    for function, sizes, scale in (
+        ("uniform", ("n", "d"), "input_range"),
+        ("normalised", ("n", "d"), "scale"),
+        ("regression", ("n", "d", "outputs"), "target_scale"),
+    )
+    for name, cases in [(size, BAD_SIZES) for size in sizes] + [(scale, BAD_SCALES)]
+    for value, error, message in cases
+]
+
+
+@pytest.mark.parametrize("function, change, error, message", BAD)
+def test_bad_input_is_named(unchecked, function, change, error, message):
+    with pytest.raises(error, match=message):
+        getattr(tasks, function)(**{"key": jax.random.key(0), "n": 3, "d": 2, **change})

@@ -1,0 +1,217 @@
+"""Closed forms against exact enumeration of every task, autodiff, and Monte Carlo."""
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import a_layer
+
+from icl_gd import attention, constructions, tasks, theory
+
+# x in {-a, 0, a} with probability p/2, 1 - p, p/2; Gauss-Hermite nodes that integrate N(0, 1)
+# exactly up to degree 3 and 5.
+WIDTH, P = 1.3, 0.7
+LAW = [(-WIDTH, P / 2), (0.0, 1 - P), (WIDTH, P / 2)]
+MOMENTS = theory.Moments(P * WIDTH**2, P * WIDTH**4)
+TWO = [(-1.0, 0.5), (1.0, 0.5)]
+THREE = [(-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6)]
+
+
+def points(law, *shape):
+    """Every array of that shape with independent entries from the law, and its probability."""
+    size = int(np.prod(shape))
+    grid = np.array(list(product(law, repeat=size))).reshape(len(law) ** size, size, 2)
+    return grid[..., 0].reshape(len(grid), *shape), grid[..., 1].prod(axis=1)
+
+
+def enumerated_loss(kq, pv, n, d):
+    """E 1/2 (prediction - w x_q)^2 of a linear layer, summed over all contexts and queries."""
+    (x, p_x), (w, p_w), (x_q, p_q) = points(LAW, n, d), points(THREE, d), points(LAW, d)
+    total = 0.0
+    for teacher, p_teacher in zip(w, p_w, strict=True):
+        e = np.concatenate([x, (x @ teacher)[..., None]], axis=-1)
+        e_q = np.concatenate([x_q, np.zeros((len(x_q), 1))], axis=-1)
+        added = np.einsum("bni,ij,qj,bnk,k->bq", e, kq, e_q, e, pv[-1], optimize=True)
+        total += p_teacher * (p_x @ (-added - x_q @ teacher) ** 2 @ p_q)
+    return total / 2
+
+
+def enumerated_gd_loss(eta, n, d, noisy=0, scale=1.0):
+    """The same for one gradient step from W = 0, whose first ``noisy`` labels are N(0, 1)."""
+    (x, p_x), (w, p_w), (x_q, p_q) = points(LAW, n, d), points(TWO, d), points(LAW, d)
+    noise, p_noise = points(TWO, noisy)
+    x, x_q, total = scale * x, scale * x_q, 0.0
+    for teacher, p_teacher in zip(w, p_w, strict=True):
+        for spoilt, p_spoilt in zip(noise, p_noise, strict=True):
+            y = x @ teacher
+            y[:, :noisy] = spoilt
+            learned = eta / n * np.einsum("bn,bni->bi", y, x)
+            total += p_teacher * p_spoilt * (p_x @ ((learned - teacher) @ x_q.T) ** 2 @ p_q)
+    return total / 2
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (1, 3), (2, 2), (3, 2), (4, 1)])
+def test_population_loss_is_the_sum_over_all_tasks(n, d):
+    for seed in range(3):  # all entries of KQ and PV at random
+        layer = attention.products(a_layer(seed, d + 1))
+        expected = enumerated_loss(np.asarray(layer.kq), np.asarray(layer.pv), n, d)
+        found = theory.population_loss(layer, n, MOMENTS)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (2, 2), (3, 2), (4, 1)])
+def test_gd_loss_is_the_sum_over_all_tasks(n, d):
+    for noisy in range(n + 1):
+        for eta in (0.0, 0.7, 2.3):
+            expected = enumerated_gd_loss(eta, n, d, noisy)
+            found = theory.gd_loss(eta, n, d, MOMENTS, noisy)
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_labels_are_clean_unless_said():
+    assert theory.gd_loss(0.7, 3, 2, MOMENTS) == theory.gd_loss(0.7, 3, 2, MOMENTS, 0)
+    assert theory.gd_loss(0.7, 3, 2, MOMENTS) != theory.gd_loss(0.7, 3, 2, MOMENTS, 1)
+
+
+def test_gd_loss_follows_the_inputs_as_a_sextic():
+    scales = np.arange(8.0)
+    losses = []
+    for r in scales:
+        moments = theory.Moments(r**2 * MOMENTS.m2, r**4 * MOMENTS.m4)
+        losses.append(theory.gd_loss(0.7, 2, 2, moments))
+        assert losses[-1] == pytest.approx(enumerated_gd_loss(0.7, 2, 2, scale=r), rel=1e-12)
+    assert np.diff(losses, 6)[0] > 1
+    assert np.diff(losses, 7) == pytest.approx(0, abs=1e-9 * max(losses))
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (2, 2), (3, 2)])
+def test_best_step_is_the_vertex_of_the_enumerated_parabola(n, d):
+    at = [enumerated_gd_loss(eta, n, d) for eta in (0, 1, 2)]
+    bend, slope = at[2] - 2 * at[1] + at[0], at[1] - at[0]
+    expected = 0.5 - slope / bend
+    assert theory.best_step(n, d, MOMENTS) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (10, 10), (7, 3)])
+def test_best_step_is_stationary(n, d):
+    moments = theory.uniform_moments()
+    eta = theory.best_step(n, d, moments)
+    slope = jax.grad(lambda eta: theory.gd_loss(eta, n, d, moments))
+    assert slope(eta) == pytest.approx(0, abs=1e-14)
+    assert slope(1.01 * eta) > 0 > slope(0.99 * eta)
+
+
+def test_published_numbers():
+    moments = theory.uniform_moments()
+    eta = theory.best_step(10, 10, moments)
+    assert eta / 10 == pytest.approx(0.60606, abs=5e-6)
+    assert theory.gd_loss(eta, 10, 10, moments) == pytest.approx(0.206229, abs=5e-7)
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (3, 2), (10, 10)])
+def test_population_loss_of_the_construction_is_gd_loss(n, d):
+    layer = attention.products(constructions.gradient_step(1.7, n, jnp.zeros((1, d))))
+    moments = theory.Moments(0.4, 0.9)
+    expected = theory.gd_loss(1.7, n, d, moments)
+    np.testing.assert_allclose(theory.population_loss(layer, n, moments), expected, rtol=1e-12)
+
+
+def test_construction_is_stationary_among_all_layers():
+    n, d = 4, 3
+    moments = theory.uniform_moments()
+    eta = theory.best_step(n, d, moments)
+    layer = attention.products(constructions.gradient_step(eta, n, jnp.zeros((1, d))))
+    slope = jax.grad(theory.population_loss)(layer, n, moments)
+    np.testing.assert_allclose(np.concatenate([slope.kq, slope.pv]), 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("n, d", [(3, 2), (2, 3)])
+@pytest.mark.parametrize("law", ["uniform", "normal"])
+def test_population_loss_is_the_mean_over_sampled_tasks(n, d, law):
+    def normal(key, n, d):
+        return 0.8 * jax.random.normal(key, (n + 1, d))
+
+    inputs, moments = {
+        "uniform": (tasks.uniform, theory.uniform_moments()),
+        "normal": (normal, theory.Moments(0.8**2, 3 * 0.8**4)),
+    }[law]
+    layer = a_layer(3, d + 1)._replace(project=0.3 * a_layer(4, d + 1).project)
+
+    @jax.jit
+    def losses(keys):
+        def one(key):
+            task = tasks.regression(key, n, d, inputs=inputs)
+            return 0.5 * (attention.predict([layer], task) - task.y_query)[0] ** 2
+
+        return jax.vmap(one)(keys)
+
+    sample = np.asarray(losses(jax.random.split(jax.random.key(5), 200_000)))
+    expected = theory.population_loss(attention.products(layer), n, moments)
+    error = sample.std() / len(sample) ** 0.5
+    assert error < 0.03 * expected
+    assert abs(sample.mean() - expected) < 4.5 * error
+
+
+@pytest.mark.parametrize("input_range", [None, 1.0, 0.3, 2])
+def test_uniform_moments_are_the_integrals(input_range):
+    moments = theory.uniform_moments(*([] if input_range is None else [input_range]))
+    nodes, weight = np.polynomial.legendre.leggauss(3)  # exact up to degree 5
+    x = nodes * (input_range or 1.0) / 2
+    assert moments.m2 == pytest.approx(weight @ x**2 / 2, rel=1e-14)
+    assert moments.m4 == pytest.approx(weight @ x**4 / 2, rel=1e-14)
+
+
+@pytest.mark.parametrize("name", ["n", "d"])
+@pytest.mark.parametrize("function", ["best_step", "gd_loss"])
+def test_bad_sizes_are_named(unchecked, function, name):
+    arguments = {"n": 3, "d": 2, "moments": MOMENTS} | (
+        {"eta": 1.0} if function == "gd_loss" else {}
+    )
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        getattr(theory, function)(**arguments | {name: 0})
+    with pytest.raises(TypeError, match=f"{name} must be an int of at least 1, got 1.5"):
+        getattr(theory, function)(**arguments | {name: 1.5})
+    getattr(theory, function)(**arguments | {name: 1})
+
+
+@pytest.mark.parametrize(
+    "m2, m4", [(0.0, 1.0), (-1.0, 2.0), (1.0, 0.99), (np.nan, 1.0), (1.0, np.nan)]
+)
+def test_impossible_moments_are_named(m2, m4):
+    with pytest.raises(ValueError, match=r"moments must satisfy m4 >= m2\^2 > 0, got Moments"):
+        theory.best_step(2, 2, theory.Moments(m2, m4))
+
+
+def test_smallest_possible_moments_are_allowed():
+    assert theory.best_step(2, 2, theory.Moments(1.0, 1.0)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("noisy", [-1, 4])
+def test_bad_noise_is_named(noisy):
+    with pytest.raises(ValueError, match=f"noisy must be between 0 and 3, got {noisy}"):
+        theory.gd_loss(1.0, 3, 2, MOMENTS, noisy)
+
+
+@pytest.mark.parametrize(
+    "input_range, error", [(0.0, "positive"), (-1, "positive"), (np.inf, "finite")]
+)
+def test_bad_range_is_named(input_range, error):
+    with pytest.raises(ValueError, match=f"input_range must be {error}, got {input_range}"):
+        theory.uniform_moments(input_range)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"kq": np.eye(3, 2)}, r"layer.kq must have shape \(3, 3\), got \(3, 2\)"),
+        ({"pv": np.eye(2)}, r"layer.pv must have shape \(3, 3\), got \(2, 2\)"),
+    ],
+)
+def test_bad_layer_is_named(unchecked, change, message):
+    given = {"n": 2, "kq": np.eye(3), "pv": np.eye(3)} | change
+    layer = attention.Products(given["kq"], given["pv"])
+    with pytest.raises(ValueError, match=message):
+        theory.population_loss(layer, given["n"], MOMENTS)

@@ -1,0 +1,238 @@
+"""Training against plain loops: NumPy's Adam, and one Python step after the other."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from icl_gd import training
+from icl_gd.attention import Attention
+
+
+def adam(grads, learning_rate, clip, b1=0.9, b2=0.98, eps=1e-8):
+    """The updates of Adam on gradients that are clipped to a global norm, leaf by leaf."""
+    first = [np.zeros_like(g) for g in grads[0]]
+    second = [np.zeros_like(g) for g in grads[0]]
+    for t, leaves in enumerate(grads, start=1):
+        norm = sum((g**2).sum() for g in leaves) ** 0.5
+        leaves = [g * min(1, clip / norm) for g in leaves]
+        first = [b1 * m + (1 - b1) * g for m, g in zip(first, leaves, strict=True)]
+        second = [b2 * v + (1 - b2) * g**2 for v, g in zip(second, leaves, strict=True)]
+        yield [
+            -learning_rate * (m / (1 - b1**t)) / ((v / (1 - b2**t)) ** 0.5 + eps)
+            for m, v in zip(first, second, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"learning_rate": 0.02, "clip": 1.0}])
+def test_clipped_adam_is_the_loop_in_numpy(settings):
+    learning_rate, clip = settings.get("learning_rate", 1e-3), settings.get("clip", 1e-3)
+    draw = np.random.default_rng(0).normal
+    # Norms on both sides of the clip, so that clipping acts on some steps and not on others.
+    grads = [
+        [size * clip * draw(size=s) for s in ((3,), (2, 2))] for size in (0.05, 3, 0.2, 10, 0.1)
+    ]
+    optimiser = training.clipped_adam(**settings)
+    state = optimiser.init([jnp.zeros(3), jnp.zeros((2, 2))])
+    for leaves, expected in zip(grads, adam(grads, learning_rate, clip), strict=True):
+        updates, state = optimiser.update([jnp.asarray(g) for g in leaves], state)
+        for found, wanted in zip(updates, expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_initial_weights_are_truncated_normal(scale):
+    token = 100
+    layer = training.initialise(jax.random.key(0), token, *([] if scale is None else [scale]))
+    assert isinstance(layer, Attention)
+    std = ((0.002 if scale is None else scale) / token) ** 0.5
+    cut = 2 * std / 0.87962566103423978  # the normal is cut at two of its own deviations
+    for weight in layer:
+        assert weight.shape == (token, token)
+        assert np.mean(weight) == pytest.approx(0, abs=4.5 * std / token)
+        assert np.std(weight) == pytest.approx(std, rel=4.5 * 0.65 / token)
+        assert 0.97 * cut < np.abs(weight).max() <= 1.0001 * cut
+    flat = np.stack([np.ravel(weight) for weight in layer])
+    np.testing.assert_allclose(np.corrcoef(flat), np.eye(4), atol=4.5 / token)
+
+
+# A noisy loss of parameters with two leaves, and measures of several shapes.
+class Params(NamedTuple):
+    a: jax.Array
+    b: jax.Array
+
+
+class Both(NamedTuple):
+    scalar: jax.Array
+    vector: jax.Array
+
+
+def loss(params, key):
+    noise = jax.random.normal(key, (2,))
+    return jnp.sum((params.a - noise) ** 2) + jnp.sum(jnp.cosh(params.b)) * (1 + noise[0] ** 2)
+
+
+MEASURES = {
+    "sum": lambda p: p.a.sum() - 2 * p.b.sum(),
+    "matrix": lambda p: jnp.outer(p.a, p.b),
+    "both": lambda p: Both(p.b[0], p.a),
+}
+SEEDS, STEPS, EVERY = 3, 6, 2
+
+
+def start():
+    draw = np.random.default_rng(0).normal
+    return Params(jnp.asarray(draw(size=(SEEDS, 2))), jnp.asarray(draw(size=(SEEDS, 3))))
+
+
+def optimiser():
+    # Weight decay reads the parameters, momentum the state of the steps before.
+    return optax.adamw(0.1, weight_decay=0.3)
+
+
+def keys_of(seeds):
+    if seeds == "shared":
+        return jax.random.key(1)
+    return jax.random.split(jax.random.key(1), SEEDS)
+
+
+def fit(seeds, params=None, keys=None, **changes):
+    params = start() if params is None else params
+    keys = keys_of(seeds) if keys is None else keys
+    settings = {"steps": STEPS, "every": EVERY, "measures": MEASURES} | changes
+    # The checker does not know that a transposed array of keys holds other keys' data.
+    with jax.debug_key_reuse(seeds == "shared"):
+        return training.fit(loss, params, keys, optimiser(), **settings)
+
+
+def loop(seeds):
+    """The same run, one seed and one step at a time."""
+    runs = []
+    for seed in range(SEEDS):
+        params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], start())
+        state = optimiser().init(params)
+        losses, measured = [], []
+        key = keys_of(seeds)
+        with jax.threefry_partitionable(False), jax.debug_key_reuse(False):
+            keys = jax.random.split(key if seeds == "shared" else key[seed], STEPS)
+            for step in range(STEPS):
+                if step % EVERY == 0:
+                    measured.append({name: f(params) for name, f in MEASURES.items()})
+                value, grads = jax.value_and_grad(loss)(params, keys[step])
+                updates, state = optimiser().update(grads, state, params)
+                params = optax.apply_updates(params, updates)
+                losses.append(value)
+        measured.append({name: f(params) for name, f in MEASURES.items()})
+        points = jax.tree.map(lambda *leaves: np.stack(leaves), *measured)
+        runs.append((params, np.stack(losses), points))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
+
+
+def same(one, other, **near):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, **{"rtol": 1e-12, "atol": 1e-14} | near)
+
+
+@pytest.mark.parametrize("seeds", ["shared", "own"])
+def test_fit_is_the_plain_loop(seeds):
+    run, (params, losses, measured) = fit(seeds), loop(seeds)
+    assert run.losses.shape == (SEEDS, STEPS)
+    np.testing.assert_array_equal(run.at, [0, 2, 4, 6])
+    assert run.measured["sum"].shape == (SEEDS, 4)
+    assert run.measured["matrix"].shape == (SEEDS, 4, 2, 3)
+    assert run.measured["both"].vector.shape == (SEEDS, 4, 2)
+    same(run.losses, losses)
+    same(run.params, params)
+    same(run.measured, measured)
+
+
+def test_a_run_does_not_depend_on_its_neighbours():
+    for seeds in ("shared", "own"):
+        together = fit(seeds)
+        second = jax.tree.map(lambda leaf: leaf[1:2], start())
+        with jax.debug_key_reuse(False):
+            keys = keys_of(seeds) if seeds == "shared" else keys_of(seeds)[1:2]
+        alone = fit(seeds, second, keys)
+        same(alone.params, jax.tree.map(lambda leaf: leaf[1:2], together.params))
+        same(alone.losses, together.losses[1:2])
+        same(alone.measured, jax.tree.map(lambda leaf: leaf[1:2], together.measured))
+
+
+def test_shared_keys_are_shared_and_own_keys_are_not():
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * SEEDS), start())
+    shared, own = (fit(seeds, params).losses for seeds in ("shared", "own"))
+    np.testing.assert_array_equal(shared[0], shared[1])
+    assert (own[0] != own[1]).all()
+
+
+def test_how_often_is_measured_does_not_change_the_run():
+    one, two = fit("shared"), fit("shared", every=6)
+    np.testing.assert_array_equal(two.at, [0, 6])
+    same(one.losses, two.losses)
+    same(jax.tree.map(lambda leaf: leaf[:, ::3], one.measured), two.measured)
+
+
+def test_same_key_same_run():
+    same(fit("shared"), fit("shared"), rtol=0, atol=0)
+
+
+def test_measures_may_be_left_out():
+    run = fit("shared", steps=200, every=100, measures=None)
+    assert run.measured == {}
+    np.testing.assert_array_equal(run.at, [0, 100, 200])
+    default = training.fit(loss, start(), keys_of("shared"), optimiser(), 200)
+    np.testing.assert_array_equal(default.at, run.at)
+    same(default.losses, run.losses)
+
+
+def test_settings_of_jax_are_left_as_they_were():
+    before = jax.config.jax_threefry_partitionable
+    fit("shared")
+    assert jax.config.jax_threefry_partitionable == before
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"steps": 6.0}, TypeError, "steps must be an int of at least 1, got 6.0"),
+        ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+        ({"every": "2"}, TypeError, "every must be an int of at least 1, got '2'"),
+        ({"every": 4}, ValueError, "every must divide steps = 6, got 4"),
+        ({"every": 12}, ValueError, "every must divide steps = 6, got 12"),
+        (
+            {"keys": np.zeros(2, np.uint32)},
+            TypeError,
+            "key must be made by jax.random.key, got an array of uint32",
+        ),
+    ],
+)
+def test_bad_fit_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        fit("shared", **change)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"token": 0}, ValueError, "token must be at least 1, got 0"),
+        ({"token": 1.0}, TypeError, "token must be an int of at least 1, got 1.0"),
+        ({"scale": 0.0}, ValueError, "scale must be positive, got 0.0"),
+        ({"scale": np.nan}, ValueError, "scale must be finite, got nan"),
+    ],
+)
+def test_bad_start_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        training.initialise(**{"key": jax.random.key(0), "token": 3, **change})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip"])
+@pytest.mark.parametrize(
+    "value, message", [(0.0, "positive"), (-1.0, "positive"), (np.inf, "finite")]
+)
+def test_bad_optimiser_is_named(name, value, message):
+    with pytest.raises(ValueError, match=f"{name} must be {message}, got {value}"):
+        training.clipped_adam(**{name: value})
