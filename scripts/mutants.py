@@ -31,7 +31,13 @@ WORKERS = 2
 
 # Survivors that change nothing that anyone could see: (module, the mutated line's beginning or a
 # part of it, the change) -> reason. An entry that no mutant meets is an error in a full run.
-EQUIVALENT = {}
+EQUIVALENT = {
+    ("descent", "0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2", "y - x @ w.T"): "it is squared",
+    ("theory", "p_x @ sbs @ p_x", "p_x @ (p_x @ sbs)"): "a product of vectors commutes",
+    ("theory", "p_x @ sbs @ p_x", "sbs @ p_x"): "sbs is symmetric",
+    ("theory", "(p_x @ q_x @ q_y)", "q_y @ (p_x @ q_x)"): "a product of vectors commutes",
+    ("training", "apply_updates(params, updates)", "updates, params"): "a sum commutes",
+}
 
 # What is not mutated, by module: functions and names, or keywords of calls.
 SKIPPED_BODIES = {"plots": {"use_style"}}  # taste: sizes and colours of the page

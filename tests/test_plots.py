@@ -142,13 +142,20 @@ def test_bad_weights_are_named(ax, change, message):
 
 def test_scale_bar_shows_the_shared_limits(pair):
     for panel in pair:
-        plots.weights(panel, np.eye(3), 2, 0.123, "")
+        plots.weights(panel, -np.eye(3), 2, 0.123, "")
     figure = pair[0].figure
     plots.scale_bar(figure, pair, 0.123)
     bar = figure.axes[2]
     assert bar.get_yticks().tolist() == [-0.123, 0, 0.123]
     assert [t.get_text() for t in bar.get_yticklabels()] == ["-0.12", "0", "0.12"]
     assert bar.get_ylim() == (-0.123, 0.123)
+
+
+def test_scale_bar_starts_at_zero_where_nothing_is_negative(pair):
+    for panel in pair:
+        plots.weights(panel, np.eye(3), 2, 0.5, "")
+    plots.scale_bar(pair[0].figure, pair, 0.5)
+    assert pair[0].figure.axes[2].get_ylim() == (0, 0.5)
     figure.canvas.draw()
     assert bar.get_position().x0 > max(panel.get_position().x1 for panel in pair)
 

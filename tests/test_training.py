@@ -175,6 +175,13 @@ def test_how_often_is_measured_does_not_change_the_run():
     same(jax.tree.map(lambda leaf: leaf[:, ::3], one.measured), two.measured)
 
 
+def test_every_step_may_be_measured():
+    run = fit("shared", every=1)
+    np.testing.assert_array_equal(run.at, range(STEPS + 1))
+    assert run.measured["sum"].shape == (SEEDS, STEPS + 1)
+    same(jax.tree.map(lambda leaf: leaf[:, ::EVERY], run.measured), fit("shared").measured)
+
+
 def test_same_key_same_run():
     same(fit("shared"), fit("shared"), rtol=0, atol=0)
 

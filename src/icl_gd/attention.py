@@ -73,9 +73,9 @@ def roll_out(
 ) -> Float[Array, "{steps}+1 outputs"]:
     """The query's prediction before and after each application of one layer.
 
-    Only the y-entries of the tokens change, by ``damping`` times what the layer adds,
-    as in the published roll-out. Raises ValueError unless steps >= 1 and damping is
-    positive.
+    Starts at W0 = 0. Only the y-entries of the tokens change, by ``damping`` times what
+    the layer adds, as in the roll-out of von Oswald et al. (2022), A.6. Raises
+    ValueError unless steps >= 1 and damping is positive.
     """
     _require.positive_int("steps", steps)
     _require.positive("damping", damping)

@@ -62,7 +62,10 @@ def check(claim: str, measured, expected) -> None:
             f"{claim}: {formula} = {worst:.3g} exceeds {entry['tolerance']}: "
             f"{entry['statement']} (measured {measured}, expected {expected})"
         )
-    line = f"✓ {claim}: gap ≤ {entry['tolerance']}"
+    sign, bound = {"below": ("≤", expected), "above": ("≥", expected)}.get(
+        entry.get("relation"), ("gap ≤", entry["tolerance"])
+    )
+    line = f"✓ {claim}: {sign} {np.max(bound):g}"
     spans = {"measured": _span(measured), "expected": _span(expected)}
     _show(line, {"id": claim, "gap": f"{worst:.2g}", **spans})
 

@@ -35,7 +35,8 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
     """Compares two models on a batch of tasks, as in von Oswald et al. (2022), Fig. 2.
 
     The mean cosine between their sensitivities, the mean norm of the difference of the
-    sensitivities, and the mean norm of the difference of the predictions.
+    sensitivities, and the mean norm of the difference of the predictions. The cosine is
+    not a number where a sensitivity is zero.
     """
 
     def compare(task):

@@ -131,10 +131,11 @@ def weights(ax: Axes, matrix, split: int, limit: float, title: str) -> Axes:
 
 def scale_bar(figure, axes, limit: float) -> None:
     """Adds the colour bar that the weight matrices drawn in ``axes`` share."""
-    bar = figure.colorbar(
-        axes[0].images[0], ax=list(axes), shrink=0.8, ticks=[-limit, 0, limit]
-    )
-    bar.ax.set_yticklabels([f"{t:.2g}" for t in (-limit, 0, limit)])
+    ticks = [-limit, 0, limit]
+    bar = figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
+    if all(ax.images[0].get_array().min() >= 0 for ax in axes):
+        bar.ax.set_ylim(0, limit)
 
 
 def two_views(axes, x, y, w1: float, moved, queries, landed) -> np.ndarray:

@@ -41,7 +41,8 @@ def normalised(
 
     All are divided by the Frobenius norm of the context and multiplied by ``scale``, as
     in the published test on "other distributions" (von Oswald et al. 2022,
-    ``create_ood_data``). Raises ValueError unless n, d >= 1 and scale is positive.
+    ``create_ood_data``). Exponential inputs have a mean, so that the closed forms of
+    ``theory`` do not apply. Raises ValueError unless n, d >= 1 and scale is positive.
     """
     _require.positive_int("n", n)
     _require.positive_int("d", d)
@@ -63,8 +64,9 @@ def regression(
 ) -> Task:
     """Draws N + 1 inputs and a teacher W with N(0, target_scale^2) entries: y = W x.
 
-    ``inputs(key, n, d)`` draws the N + 1 inputs. Defaults: von Oswald et al. (2022),
-    section 3. Raises ValueError unless n, d, outputs >= 1 and target_scale is positive.
+    ``inputs(key, n, d)`` draws the N + 1 inputs. Defaults: the code published with von
+    Oswald et al. (2022). Raises ValueError unless n, d, outputs >= 1 and target_scale
+    is positive.
     """
     _require.positive_int("outputs", outputs)
     _require.positive("target_scale", target_scale)

@@ -66,8 +66,9 @@ def gd_loss(eta, n: int, d: int, moments: Moments, noisy=0):
 
 
 def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, ""]:
-    """Expected loss of any linear layer, for one output: every block of KQ and PV.
+    """Expected loss of any linear layer, for one output and a query (x_q, 0).
 
+    It depends on the last row of PV and on the x-columns of KQ; nothing else is read.
     With p = (p_x, p_y) the last row of PV, Q the x-block of KQ and q its lower left
     row, the prediction is -w^T S M x_q - r^T x_q, with M = p_y Q + p_x q^T odd and r =
     Q^T S p_x + p_y (w^T S w) q even in w, and L = m2/2 (E||I + S M||^2 + E||r||^2), S =

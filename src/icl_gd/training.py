@@ -25,8 +25,8 @@ class Fit(NamedTuple):
 def initialise(key: Key[Array, ""], token: int, scale=0.002) -> Attention:
     """Draws the four (token, token) weights: truncated normal, variance scale / fan-in.
 
-    von Oswald et al. (2022) use scale = 0.002 / (number of layers). Raises ValueError
-    unless token >= 1 and scale is positive.
+    The code published with von Oswald et al. (2022) has scale = 0.002 / (number of
+    layers). Raises ValueError unless token >= 1 and scale is positive.
     """
     _require.positive_int("token", token)
     _require.positive("scale", scale)
@@ -37,8 +37,8 @@ def initialise(key: Key[Array, ""], token: int, scale=0.002) -> Attention:
 def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:
     """Adam (b1 = 0.9, b2 = 0.98) on gradients clipped to global norm ``clip``.
 
-    The published optimiser is AdamW with weight decay 0, which is Adam. Raises
-    ValueError unless both arguments are positive.
+    The code published with von Oswald et al. (2022) uses AdamW with weight decay 0,
+    which is Adam. Raises ValueError unless both arguments are positive.
     """
     _require.positive("learning_rate", learning_rate)
     _require.positive("clip", clip)
