@@ -149,6 +149,8 @@ def test_scale_bar_shows_the_shared_limits(pair):
     assert bar.get_yticks().tolist() == [-0.123, 0, 0.123]
     assert [t.get_text() for t in bar.get_yticklabels()] == ["-0.12", "0", "0.12"]
     assert bar.get_ylim() == (-0.123, 0.123)
+    figure.canvas.draw()
+    assert bar.get_position().x0 > max(panel.get_position().x1 for panel in pair)
 
 
 def test_scale_bar_starts_at_zero_where_nothing_is_negative(pair):
@@ -156,8 +158,6 @@ def test_scale_bar_starts_at_zero_where_nothing_is_negative(pair):
         plots.weights(panel, np.eye(3), 2, 0.5, "")
     plots.scale_bar(pair[0].figure, pair, 0.5)
     assert pair[0].figure.axes[2].get_ylim() == (0, 0.5)
-    figure.canvas.draw()
-    assert bar.get_position().x0 > max(panel.get_position().x1 for panel in pair)
 
 
 Y, MOVED, QUERIES, LANDED = X + 1, X - 1, np.array([0.5, 1.5]), np.array([-1.0, -3.0])

@@ -31,8 +31,8 @@ def balance(layer: Attention, d: int) -> Products:
     """Scales KQ to a unit mean of its first d diagonal entries, and PV inversely.
 
     The layer's function does not change: a linear layer is the same for (KQ / s, s PV),
-    and this choice of s makes weights comparable; there is none where the mean is 0. von
-    Oswald et al. (2022), A.3. Raises ValueError unless 1 <= d <= token size.
+    and this choice of s makes weights comparable (there is none where the mean is 0).
+    von Oswald et al. (2022), A.3. Raises ValueError unless 1 <= d <= token size.
     """
     _require.between("d", d, 1, layer.query.shape[-1])
     kq, pv = products(layer)
