@@ -145,8 +145,16 @@ def test_a_claim_error_is_an_assertion():
 def test_line_is_one_and_the_same_whatever_was_measured(small, capsys):
     for value in (1.234567, 1.4):
         claims.check("own-equal", value, 1.0)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == ["✓ own-equal: gap ≤ 0.5"] * 2
+    claims.check("own-equal-said", [1.234567, 1.4], 1.0)
+    claims.check("own-below", [0.87654, 0.9], 1.0)
+    claims.check("own-above", [1.23456, 1.4], 1.0)
+    assert capsys.readouterr().out.splitlines() == [
+        "✓ own-equal: gap ≤ 0.5",
+        "✓ own-equal: gap ≤ 0.5",
+        "✓ own-equal-said: gap ≤ 0.5",
+        "✓ own-below: ≤ 1",
+        "✓ own-above: ≥ 1",
+    ]
 
 
 def test_values_travel_in_the_metadata_of_the_output(small, monkeypatch, capsys):

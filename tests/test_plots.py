@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from icl_gd import descent, plots
 
 OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-X = np.array([1.0, 2.0, 4.0])
+X = np.array([0.0, 2.0, 4.0])
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_roles_are_told_apart_by_more_than_colour():
 def test_one_curve_has_no_band(ax, role):
     assert plots.band(ax, X, [3, 1, 2], role, "name") is ax
     (line,) = ax.lines
-    assert data(line) == [[1, 2, 4], [3, 1, 2]]
+    assert data(line) == [[0, 2, 4], [3, 1, 2]]
     assert colour(line) == plots.ROLES[role]["color"]
     assert line.get_linestyle() == plots.ROLES[role]["linestyle"]
     assert line.get_marker() == plots.ROLES[role]["marker"]
@@ -68,13 +68,13 @@ def test_a_single_seed_has_no_band(ax):
 
 
 def test_seeds_are_drawn_as_mean_and_range(ax):
-    values = np.array([[1.0, 5.0, 3.0], [2.0, 1.0, 9.0], [6.0, 3.0, 3.0]])
+    values = np.array([[2.0, 5.0, 3.0], [6.0, 1.0, 9.0]])
     plots.band(ax, X, values, "trained", "name")
     (line,), (area,) = ax.lines, ax.collections
-    assert data(line) == [[1, 2, 4], [3, 3, 5]]
-    assert line.get_label() == "name (3 seeds)"
+    assert data(line) == [[0, 2, 4], [4, 3, 6]]
+    assert line.get_label() == "name (2 seeds)"
     vertices = area.get_paths()[0].vertices
-    for x, low, high in zip(X, [1, 1, 3], [6, 5, 9], strict=True):
+    for x, low, high in zip(X, [2, 1, 3], [6, 5, 9], strict=True):
         here = vertices[vertices[:, 0] == x, 1]
         assert (here.min(), here.max()) == (low, high)
     assert to_hex(area.get_facecolor()[0]).upper() == plots.ROLES["trained"]["color"]
@@ -141,8 +141,8 @@ def test_bad_weights_are_named(ax, change, message):
 
 
 def test_scale_bar_shows_the_shared_limits(pair):
-    for panel in pair:
-        plots.weights(panel, -np.eye(3), 2, 0.123, "")
+    for panel, matrix in zip(pair, (np.eye(3), -np.eye(3)), strict=True):
+        plots.weights(panel, matrix, 2, 0.123, "")
     figure = pair[0].figure
     plots.scale_bar(figure, pair, 0.123)
     bar = figure.axes[2]
@@ -151,6 +151,12 @@ def test_scale_bar_shows_the_shared_limits(pair):
     assert bar.get_ylim() == (-0.123, 0.123)
     figure.canvas.draw()
     assert bar.get_position().x0 > max(panel.get_position().x1 for panel in pair)
+
+
+def test_scale_bar_may_belong_to_one_matrix(ax):
+    plots.weights(ax, -np.eye(3), 2, 0.5, "")
+    plots.scale_bar(ax.figure, [ax], 0.5)
+    assert ax.figure.axes[1].get_ylim() == (-0.5, 0.5)
 
 
 def test_scale_bar_starts_at_zero_where_nothing_is_negative(pair):
@@ -167,9 +173,9 @@ def test_two_views_show_one_step(pair):
     assert plots.two_views(pair, X, Y, 2.0, MOVED, QUERIES, LANDED) is pair
     left, right = pair
     before, after, points = left.lines
-    ends = [1.15, 4.6]
+    ends = [0, 4.6]
     np.testing.assert_allclose(data(before), [ends, [0, 0]])
-    np.testing.assert_allclose(data(after), [ends, [2.3, 9.2]])
+    np.testing.assert_allclose(data(after), [ends, [0, 9.2]])
     assert colour(after) == plots.ROLES["gd"]["color"]
     assert colour(before) == plots.ROLES["noise"]["color"]
     assert data(points) == [X.tolist(), Y.tolist()]
@@ -178,7 +184,7 @@ def test_two_views_show_one_step(pair):
     for bar, x, y in zip(residuals.get_segments(), X, Y, strict=True):
         assert sorted(bar.tolist()) == sorted([[x, 2 * x], [x, y]])
     mirrored, old, new, landed = right.lines
-    np.testing.assert_allclose(data(mirrored), [ends, [-2.3, -9.2]])
+    np.testing.assert_allclose(data(mirrored), [ends, [0, -9.2]])
     assert mirrored.get_linestyle() == "--"
     assert data(old) == [X.tolist(), Y.tolist()]
     assert data(new) == [X.tolist(), MOVED.tolist()]
@@ -250,23 +256,22 @@ def test_steps_are_numbered_where_curves_are_far_apart(ax):
     assert [text.get_text() for text in ax.texts] == ["10", "20", "30"]
     for text, curve in zip(ax.texts, curves, strict=True):
         assert text.xy == (LINE[3], curve[3])  # x^2 (1 - x) is largest at 3/4 of these points
-    heights = [text.xyann[1] for text in ax.texts]
-    assert heights[-1] > 0 > heights[0]
+    assert [text.xyann for text in ax.texts] == [(0, -7), (0, -7), (0, 7)]  # points below, above
     assert [text.get_va() for text in ax.texts] == ["top", "top", "bottom"]
 
 
 @pytest.mark.parametrize(
-    "change",
+    "change, message",
     [
-        {"labels": [1, 3]},
-        {"curves": [LINE] * 2},
-        {"answers": [MARKS] * 4},
-        {"curves": [MARKS] * 3},
-        {"answers": [LINE] * 3},
+        ({"labels": [1, 3]}, "shorter|longer"),
+        ({"curves": [LINE] * 2}, "shorter|longer"),
+        ({"answers": [MARKS] * 4}, "shorter|longer"),
+        ({"curves": [MARKS] * 3}, r"curves must have shape \(5,\), got \(3,\)"),
+        ({"answers": [LINE] * 3}, r"answers must have shape \(3,\), got \(5,\)"),
     ],
 )
-def test_steps_of_other_lengths_fail(ax, change):
-    with pytest.raises(ValueError):
+def test_steps_of_other_lengths_fail(ax, change, message):
+    with pytest.raises(ValueError, match=message):
         draw_steps(ax, **change)
 
 

@@ -65,11 +65,13 @@ def test_normalised_draws_three_laws_equally_often():
     near(n * np.mean(x[:, -1] ** 2), 1, (4 / count) ** 0.5)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("outputs", [None, 1, 3])
 def test_labels_are_a_linear_teacher(outputs):
     n, d = 6, 4
-    task = many(lambda key: tasks.regression(key, n, d, outputs), 20)
-    assert [a.shape[1:] for a in task] == [(n, d), (n, outputs), (d,), (outputs,)]
+    changes = {} if outputs is None else {"outputs": outputs}
+    task = many(lambda key: tasks.regression(key, n, d, **changes), 20)
+    m = outputs or 1
+    assert [a.shape[1:] for a in task] == [(n, d), (n, m), (d,), (m,)]
     for x, y, x_q, y_q in zip(*task, strict=True):
         w, residual, rank, _ = np.linalg.lstsq(x, y, rcond=None)
         assert rank == d

@@ -36,6 +36,7 @@ ROLES = {
     "noise": {"color": "#8A8A8A", "linestyle": "-", "marker": ""},
 }
 WIDTH = 5.2  # inches: at a phone's 390 px a 10 pt letter is still 10 px high
+TWO_PANELS = (WIDTH, 3.6)  # with a legend below that both share
 
 
 def use_style() -> None:
