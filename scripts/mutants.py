@@ -40,7 +40,8 @@ EQUIVALENT = {
     ("tokens", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "task.y_query.shape[0] -> task.y_query.shape[-1]"): "it has one axis",
-    ("descent", "(x @ w.T - y) ** 2 -> (y - x @ w.T) ** 2"): "it is squared",
+    ("descent", "jnp.sum((x @ w.T - y) ** 2, axis=1)"
+     " -> jnp.sum((y - x @ w.T) ** 2, axis=1)"): "it is squared",
     ("constructions", "layer.query.shape[-1] -> layer.query.shape[1]"): "it is square",
     ("constructions", "layer.query.shape[-1] -> layer.query.shape[-2]"): "it is square",
     ("constructions", "layer.query.shape[-1] -> layer.query.shape[-0]"): "it is square",
@@ -62,8 +63,12 @@ EQUIVALENT = {
      " -> sbs @ p_x @ p_x + 2 * p_y * s_trace * (p_x @ q_x @ q_y)"): "the same number",
     ("theory", "2 * p_y * s_trace * (p_x @ q_x @ q_y)"
      " -> 2 * p_y * s_trace * (q_y @ (p_x @ q_x))"): "the same number",
-    ("plots", "axes[0].images[0] -> axes[-1].images[0]"): "all axes have the same limits",
-    ("plots", "axes[0].images[0] -> axes[0].images[-1]"): "they have one image",
+    ("plots", "figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks)"
+     " -> figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.8, ticks=ticks)"):
+        "all axes have the same limits",
+    ("plots", "figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks)"
+     " -> figure.colorbar(axes[0].images[-1], ax=list(axes), shrink=0.8, ticks=ticks)"):
+        "they have one image",
     ("plots", "ax.images[0].get_array -> ax.images[-1].get_array"): "they have one image",
     ("plots", "zip(x, y, moved, strict=True) -> zip(x, y, moved, strict=False)"):
         "lengths agree there",
@@ -194,7 +199,7 @@ def short(node):
 
 def described(tree, mutant, path):
     """The change with enough around it to be recognised, within one statement."""
-    while len(short(at(tree, path))) < 16 and not isinstance(at(tree, path[:-1]), ast.stmt):
+    while len(short(at(tree, path))) < 20 and not isinstance(at(tree, path[:-1]), ast.stmt):
         path = path[:-1]
     return f"{short(at(tree, path))} -> {short(at(mutant, path))}"
 
@@ -241,10 +246,11 @@ def meet_tests(module, source, folder):
     return pytest.main(options, plugins=[NoShrinking()])
 
 
-def start(module, source):
-    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+def start(module, source, work):
+    folder = Path(tempfile.mkdtemp(dir=work))
     process = os.fork()
     if process == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         code = 3
         try:
             code = int(meet_tests(module, source, folder))
@@ -253,12 +259,21 @@ def start(module, source):
     return process, folder
 
 
-def run(jobs, report):
+def run(jobs, report, work):
     """Runs all jobs on a few processes at a time; reports each with its exit status."""
     running, jobs = {}, iter(jobs)
+    try:
+        supervise(running, jobs, report, work)
+    finally:
+        for process in running:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+
+
+def supervise(running, jobs, report, work):
     while True:
         while len(running) < WORKERS and (job := next(jobs, None)):
-            process, folder = start(job[0], job[3])
+            process, folder = start(job[0], job[3], work)
             running[process] = job, folder, time.monotonic() + LIMIT
         if not running:
             return
@@ -283,10 +298,10 @@ def main():
 
     # What has been imported here need not be imported for every mutant. None of it starts a thread
     # or reads the package; what JAX compiles for one mutant the next finds on disk.
-    cache = tempfile.mkdtemp(prefix="mutants-compiled-")
+    work = Path(tempfile.mkdtemp(prefix="mutants-"))
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
@@ -313,6 +328,7 @@ def main():
         original = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
         jobs += [(module, 0, "the module as it is", original), *found]
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that it clears up
     started, done, caught, survivors, met = time.monotonic(), 0, 0, [], set()
 
     def report(job, status, log):
@@ -337,9 +353,9 @@ def main():
         sys.stdout.flush()
 
     try:
-        run(jobs, report)
+        run(jobs, report, work)
     finally:
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     unused = set() if options.module or options.sample else set(EQUIVALENT) - met
     tried = sum(job[1] > 0 for job in jobs)
     print(f"\r\033[K{tried} mutants: {caught} caught, {len(survivors)} survive, "

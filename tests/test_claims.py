@@ -152,8 +152,8 @@ def test_line_is_one_and_the_same_whatever_was_measured(small, capsys):
         "✓ own-equal: gap ≤ 0.5",
         "✓ own-equal: gap ≤ 0.5",
         "✓ own-equal-said: gap ≤ 0.5",
-        "✓ own-below: ≤ 1",
-        "✓ own-above: ≥ 1",
+        "✓ own-below: ≤ 1.5",
+        "✓ own-above: ≥ 0.5",
     ]
 
 

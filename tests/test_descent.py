@@ -75,3 +75,17 @@ def test_bad_input_is_named(unchecked, change, error, message):
     good = {"w0": np.zeros((2, 3)), "x": task.x, "y": task.y, "eta": 0.1, "steps": 2}
     with pytest.raises(error, match=message):
         descent.gradient_descent(**good | change)
+
+
+@pytest.mark.parametrize("function", [descent.loss, descent.gradient])
+@pytest.mark.parametrize(
+    "w, y, message",
+    [
+        ((1, 3), (5, 1), r"w must have shape \('any', 2\), got \(1, 3\)"),
+        ((1, 2), (5,), r"y must have shape \(5, 1\), got \(5,\)"),
+        ((1, 2), (5, 3), r"y must have shape \(5, 1\), got \(5, 3\)"),
+    ],
+)
+def test_shapes_that_disagree_are_named(unchecked, function, w, y, message):
+    with pytest.raises(ValueError, match=message):
+        function(np.ones(w), np.ones((5, 2)), np.ones(y))

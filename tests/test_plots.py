@@ -263,11 +263,11 @@ def test_steps_are_numbered_where_curves_are_far_apart(ax):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"labels": [1, 3]}, "shorter|longer"),
-        ({"curves": [LINE] * 2}, "shorter|longer"),
-        ({"answers": [MARKS] * 4}, "shorter|longer"),
-        ({"curves": [MARKS] * 3}, r"curves must have shape \(5,\), got \(3,\)"),
-        ({"answers": [LINE] * 3}, r"answers must have shape \(3,\), got \(5,\)"),
+        ({"labels": [1, 3]}, r"curves must have shape \(2, 5\), got \(3, 5\)"),
+        ({"curves": [LINE] * 2}, r"curves must have shape \(3, 5\), got \(2, 5\)"),
+        ({"answers": [MARKS] * 4}, r"answers must have shape \(3, 3\), got \(4, 3\)"),
+        ({"curves": [MARKS] * 3}, r"curves must have shape \(3, 5\), got \(3, 3\)"),
+        ({"answers": [LINE] * 3}, r"answers must have shape \(3, 3\), got \(3, 5\)"),
     ],
 )
 def test_steps_of_other_lengths_fail(ax, change, message):

@@ -76,7 +76,7 @@ def test_labels_are_clean_unless_said():
 
 
 def test_gd_loss_follows_the_inputs_as_a_sextic():
-    scales = np.arange(8.0)
+    scales = np.arange(1.0, 9.0)
     losses = []
     for r in scales:
         moments = theory.Moments(r**2 * MOMENTS.m2, r**4 * MOMENTS.m4)
@@ -215,3 +215,16 @@ def test_bad_layer_is_named(unchecked, change, message):
     layer = attention.Products(given["kq"], given["pv"])
     with pytest.raises(ValueError, match=message):
         theory.population_loss(layer, given["n"], MOMENTS)
+
+
+def test_moments_and_steps_are_checked_wherever_they_enter():
+    impossible = theory.Moments(0.5, 0.24)
+    products = attention.Products(np.eye(3), np.eye(3))
+    with pytest.raises(ValueError, match="moments must satisfy"):
+        theory.gd_loss(1.0, 2, 2, impossible)
+    with pytest.raises(ValueError, match="moments must satisfy"):
+        theory.population_loss(products, 2, impossible)
+    with pytest.raises(ValueError, match="moments must satisfy"):
+        theory.best_step(2, 2, theory.Moments(1.0, np.inf))
+    with pytest.raises(ValueError, match="eta must be finite, got nan"):
+        theory.gd_loss(np.nan, 2, 2, MOMENTS)

@@ -62,10 +62,13 @@ def check(claim: str, measured, expected) -> None:
             f"{claim}: {formula} = {worst:.3g} exceeds {entry['tolerance']}: "
             f"{entry['statement']} (measured {measured}, expected {expected})"
         )
-    sign, bound = {"below": ("≤", expected), "above": ("≥", expected)}.get(
-        entry.get("relation"), ("gap ≤", entry["tolerance"])
-    )
-    line = f"✓ {claim}: {sign} {np.max(bound):g}"
+    tolerance = entry["tolerance"]
+    held = {
+        "equal": f"gap ≤ {tolerance:g}",
+        "below": f"≤ {expected.max() + tolerance:g}",
+        "above": f"≥ {expected.min() - tolerance:g}",
+    }
+    line = f"✓ {claim}: {held[entry.get('relation', 'equal')]}"
     spans = {"measured": _span(measured), "expected": _span(expected)}
     _show(line, {"id": claim, "gap": f"{worst:.2g}", **spans})
 

@@ -16,7 +16,9 @@ def loss(
     x: Float[Array, "context dim"],
     y: Float[Array, "context outputs"],
 ) -> Float[Array, ""]:
-    """L(W) = 1/(2N) sum_i ||W x_i - y_i||^2."""
+    """L(W) = 1/(2N) sum_i ||W x_i - y_i||^2. ValueError if shapes disagree."""
+    _require.shape("w", w, (None, x.shape[1]))
+    _require.shape("y", y, (x.shape[0], w.shape[0]))
     return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))
 
 
@@ -25,7 +27,9 @@ def gradient(
     x: Float[Array, "context dim"],
     y: Float[Array, "context outputs"],
 ) -> Float[Array, "outputs dim"]:
-    """dL/dW = 1/N sum_i (W x_i - y_i) x_i^T."""
+    """dL/dW = 1/N sum_i (W x_i - y_i) x_i^T. ValueError if shapes disagree."""
+    _require.shape("w", w, (None, x.shape[1]))
+    _require.shape("y", y, (x.shape[0], w.shape[0]))
     return (x @ w.T - y).T @ x / x.shape[0]
 
 

@@ -183,6 +183,8 @@ def steps(ax: Axes, t, y, line, truth, curves, marks, answers, labels) -> Axes:
     ``answers`` hold one entry for each number of steps in ``labels``, darker for more.
     Raises ValueError if lengths disagree.
     """
+    _require.shape("curves", curves, (len(labels), len(line)))
+    _require.shape("answers", answers, (len(labels), len(marks)))
     ax.plot(t, y, ".", color=ROLES["noise"]["color"], alpha=0.6, label="examples")
     ax.plot(line, truth, **ROLES["theory"], label="truth")
     widest = np.ptp(
@@ -191,8 +193,6 @@ def steps(ax: Axes, t, y, line, truth, curves, marks, answers, labels) -> Axes:
     for i, (curve, answer, label) in enumerate(
         zip(curves, answers, labels, strict=True)
     ):
-        _require.shape("curves", curve, (len(line),))
-        _require.shape("answers", answer, (len(marks),))
         shade = 0.15 + 0.85 * (i + 1) / len(labels)
         ax.plot(
             line,

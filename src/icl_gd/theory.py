@@ -7,7 +7,9 @@ averaged over tasks.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from icl_gd import _require
@@ -27,6 +29,14 @@ def uniform_moments(input_range=1.0) -> Moments:
     return Moments(input_range**2 / 12, input_range**4 / 80)
 
 
+def _require_moments(moments):
+    if any(isinstance(m, jax.core.Tracer) for m in moments):
+        return
+    m2, m4 = map(np.asarray, moments)
+    if not (np.isfinite(m4).all() and (m2 > 0).all() and (m4 >= m2**2).all()):
+        raise ValueError(f"moments must satisfy m4 >= m2^2 > 0, got {moments}")
+
+
 def _curvature(n, d, moments):
     """c of E[S^2] = N^2 c I for S = sum_i x_i x_i^T: (m4 + (d + N - 2) m2^2) / N."""
     return (moments.m4 + (d + n - 2) * moments.m2**2) / n
@@ -40,8 +50,7 @@ def best_step(n: int, d: int, moments: Moments) -> float:
     """
     _require.positive_int("n", n)
     _require.positive_int("d", d)
-    if not (moments.m2 > 0 and moments.m4 >= moments.m2**2):
-        raise ValueError(f"moments must satisfy m4 >= m2^2 > 0, got {moments}")
+    _require_moments(moments)
     return moments.m2 / _curvature(n, d, moments)
 
 
@@ -55,6 +64,8 @@ def gd_loss(eta, n: int, d: int, moments: Moments, noisy=0):
     _require.positive_int("n", n)
     _require.positive_int("d", d)
     _require.between("noisy", noisy, 0, n)
+    _require.finite("eta", eta)
+    _require_moments(moments)
     m2, m4 = moments
     clean = n - noisy
     signal = (
@@ -79,6 +90,7 @@ def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, "
     token = layer.kq.shape[0]
     _require.shape("layer.kq", layer.kq, (token, token))
     _require.shape("layer.pv", layer.pv, (token, token))
+    _require_moments(moments)
     (m2, m4), d = moments, token - 1
     p_x, p_y = layer.pv[-1, :d], layer.pv[-1, d]
     q_x, q_y = layer.kq[:d, :d], layer.kq[d, :d]
