@@ -23,9 +23,10 @@ BACK = ROOT / "book" / "back"
 LEDGER = """# Ledger of claims
 
 Every claim that the book makes about a paper or of its own, as it was checked when the chapter
-was last run. *Gap* is the largest value of what the claim bounds; a chapter whose gap exceeds the
-tolerance stops with an error. Two numbers joined by "to" are the smallest and the largest entry of
-an array. This page is generated from the executed chapters.
+was last run. *Gap* is the largest distance between measured and expected; a chapter whose gap
+exceeds its tolerance, or that breaks a bound, stops with an error. The reason for a tolerance or a
+bound stands in brackets. Two numbers joined by "to" are the smallest and the largest entry of an
+array. This page is generated from the executed chapters.
 """
 FIGURES = """# Figure index
 
@@ -50,6 +51,25 @@ def chapters():
         yield path.relative_to(ROOT / "book").with_suffix("").as_posix(), title, cells
 
 
+def item(record) -> str:
+    """One claim: statement, source, and what was measured against what was expected."""
+    entry = claims.registry()[record["id"]]
+    published = f" *Published:* {entry['published']}." if "published" in entry else ""
+    bound = {"below": "at most", "above": "at least"}.get(entry.get("relation"))
+    if bound:
+        result = f"*Bound:* {bound} {record['expected']}. *Measured:* {record['measured']}"
+    else:
+        result = (
+            f"*Expected:* {record['expected']}. *Measured:* {record['measured']}. "
+            f"*Gap:* {record['gap']}, tolerance {entry['tolerance']}"
+        )
+    return (
+        f"- **`{record['id']}`** ({entry['kind']}). {entry['statement']}\\\n"
+        f"  *Source:* {entry['source']}.{published}\\\n"
+        f"  {result} ({entry['why']}).\n"
+    )
+
+
 def ledger() -> str:
     """The ledger, a section for each chapter."""
     page = LEDGER
@@ -58,16 +78,7 @@ def ledger() -> str:
         records = [o["metadata"]["claim"] for o in outputs if "claim" in o.get("metadata", {})]
         if records:
             page += f"\n## {{doc}}`{title} <../{name}>`\n\n"
-        for record in records:
-            entry = claims.registry()[record["id"]]
-            bounded = claims.RELATIONS[entry.get("relation", "equal")][0]
-            published = f"published {entry['published']}, " if "published" in entry else ""
-            page += (
-                f"- **`{record['id']}`** ({entry['kind']}). {entry['statement']}\n"
-                f"  {entry['source']}: {published}expected {record['expected']}, "
-                f"measured {record['measured']}. Gap {record['gap']}, "
-                f"tolerance {entry['tolerance']} on {bounded}: {entry['why']}.\n"
-            )
+        page += "".join(item(record) for record in records)
     return page
 
 
