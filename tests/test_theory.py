@@ -228,3 +228,16 @@ def test_moments_and_steps_are_checked_wherever_they_enter():
         theory.best_step(2, 2, theory.Moments(1.0, np.inf))
     with pytest.raises(ValueError, match="eta must be finite, got nan"):
         theory.gd_loss(np.nan, 2, 2, MOMENTS)
+
+
+@pytest.mark.parametrize(
+    "m2, m4", [([1.0, 1.0], [2.0, 0.5]), ([1.0, -1.0], [2.0, 2.0]), ([1.0, 1.0], [2.0, np.inf])]
+)
+def test_one_impossible_entry_is_enough(m2, m4):
+    with pytest.raises(ValueError, match="moments must satisfy"):
+        theory.gd_loss(1.0, 2, 2, theory.Moments(np.array(m2), np.array(m4)))
+
+
+def test_moments_may_be_traced_in_part():
+    of_m4 = jax.jit(lambda m4: theory.gd_loss(1.0, 2, 2, theory.Moments(1.0, m4)))
+    assert of_m4(2.0) == pytest.approx(theory.gd_loss(1.0, 2, 2, theory.Moments(1.0, 2.0)))
