@@ -37,8 +37,13 @@ serve: book  ## build the book and show it at localhost:8000 (PORT=...)
 	@echo "The book: http://localhost:$(PORT)/ (Ctrl-C ends)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-bench: .venv/ready  ## time one-layer training beside the published loop
+reproduce: .venv/ready  ## make the full-size records that are missing (hours; can be interrupted)
+	@$(BIN)/python scripts/reproduce.py
+
+bench: .venv/ready  ## time training beside plain versions of the published loops
 	@$(BIN)/python benchmarks/one_layer.py
+	@$(BIN)/python benchmarks/deep.py
+	@$(BIN)/python benchmarks/sine.py
 
 mutants: .venv/ready  ## change the package, one sign or index at a time, and see the tests fail
 	@$(BIN)/python scripts/mutants.py
@@ -79,4 +84,4 @@ echo "Making $(1) with $$($(PYTHON) --version)"; \
 rm -rf $(1) && $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help book test notebooks serve bench mutants test-minimum clean
+.PHONY: help book test notebooks serve reproduce bench mutants test-minimum clean

@@ -10,27 +10,15 @@ jitted. Both are run in turn, several times; the table gives medians. `--save` k
 benchmarks/results/ with its provenance.
 """
 
-import json
-import os
-import platform
-import re
-import statistics
-import subprocess
-import sys
-import time
-from datetime import date
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+import timing
 
 from icl_gd import attention, constructions, measures, tasks, theory, training
 
 N = D = 10
 BATCH, EVERY, RUN = 2048, 100, 5000
-ROUNDS = 3
 MOMENTS = theory.uniform_moments()
 GD = constructions.gradient_step(theory.best_step(N, D, MOMENTS), N, jnp.zeros((1, D)))
 OPTIMISER = training.clipped_adam()
@@ -147,73 +135,6 @@ def plain(steps):
     return p
 
 
-# Measuring.
-
-
-def seconds(run, steps):
-    """Wall-clock seconds of one run, until its results are there."""
-    before = time.perf_counter()
-    jax.block_until_ready(run(steps))
-    return time.perf_counter() - before
-
-
-def peak_mib(reset=False):
-    """Peak resident memory of this process since the last reset, in MiB (Linux; else None)."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
-    except OSError:
-        return None
-
-
-def measure(runs):
-    """For each run: milliseconds a step, seconds before the first step, and peak memory.
-
-    A run is timed at two lengths; their difference is free of what comes before the first step.
-    """
-    times = {name: [] for name in runs}
-    memory = {}
-    for round_ in range(ROUNDS):
-        for name, (run, brief, long) in runs.items():
-            print(f"round {round_ + 1}/{ROUNDS}: {name} ...", end="", flush=True)
-            peak_mib(reset=True)
-            first, last = seconds(run, brief), seconds(run, long)
-            memory[name] = peak_mib()
-            step = (last - first) / (long - brief)
-            times[name].append((1e3 * step, first - brief * step))
-            print(f" {1e3 * step:.2f} ms a step", flush=True)
-    return {
-        name: (*(statistics.median(column) for column in zip(*rows, strict=True)), memory[name])
-        for name, rows in times.items()
-    }
-
-
-def provenance():
-    """What a reader needs to know to read the numbers."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return {
-        "command": "python benchmarks/one_layer.py --save",
-        "date": date.today().isoformat(),
-        "commit": commit,
-        "device": str(jax.devices()[0].device_kind),
-        "host": f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores",
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "seeds": "evaluation key 0, weights key 1, tasks key 2",
-        "setting": f"d = N = {N}, batch {BATCH}, evaluation on 10000 tasks every {EVERY} steps",
-    }
-
-
 def main():
     """Runs everything and prints one table."""
     runs = {
@@ -223,31 +144,21 @@ def main():
         "exact": (exact, 100, 20100),
     }
     plain(1)  # compiles what is jitted once and for all
-    results = measure(runs)
-    lines = [f"{'':16s}{'ms a step':>10s}{'first s':>9s}{'5000 steps, s':>15s}{'peak MiB':>10s}"]
-    total = {}
-    for name, (step, first, memory) in results.items():
-        total[name] = first + RUN * step / 1e3
-        lines.append(f"{name:16s}{step:10.2f}{first:9.1f}{total[name]:15.1f}{memory or 0:10d}")
+    results = timing.measure(runs)
+    lines = timing.table(results, RUN)
+    total = {name: first + RUN * step / 1e3 for name, (step, first, _) in results.items()}
     lines += [
-        "",
-        "'first' is what a run costs before its first step: tracing and compiling ('plain' has",
-        "compiled before the table); '5000 steps' is extrapolated from it and the time a step.",
         "",
         f"a step: plain / ours = {results['plain'][0] / results['ours'][0]:.1f}",
         f"20 runs / one run of 20 seeds: ours {20 * total['ours'] / total['ours, 20 seeds']:.1f}, "
         f"plain {20 * total['plain'] / total['ours, 20 seeds']:.1f}",
         f"exact, 5000 steps after compiling: {RUN * results['exact'][0] / 1e3:.2f} s",
     ]
-    about = provenance()
-    table = "\n".join([*lines, "", *(f"{k}: {v}" for k, v in about.items())])
-    print("\n" + table)
-    if "--save" in sys.argv[1:]:
-        kind = "".join(c if c.isalnum() else "-" for c in about["device"].lower())
-        target = Path(__file__).parent / "results" / f"one_layer_{kind}.txt"
-        temporary = target.with_suffix(".tmp")
-        temporary.write_text(table + "\n" + json.dumps({"ms": results}) + "\n", encoding="utf-8")
-        temporary.replace(target)
+    timing.report(
+        "one_layer", lines, results,
+        seeds="evaluation key 0, weights key 1, tasks key 2",
+        setting=f"d = N = {N}, batch {BATCH}, evaluation on 10000 tasks every {EVERY} steps",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -131,3 +131,141 @@ def test_bad_roll_out_is_named(unchecked, change, error, message):
 def test_bad_start_is_named(unchecked):
     with pytest.raises(ValueError, match=r"w0 must have shape \(2, 3\), got \(3, 2\)"):
         attention.predict([], a_task(0, 4, 3, 2), np.zeros((3, 2)))
+
+
+def attend_softmax(layer, context, query):
+    """The same with weights exp(score / sqrt(token)) over their sum, one token at a time."""
+    layer = in_numpy(layer)
+
+    def after(e):
+        scores = [np.dot(layer.key @ e_j, layer.query @ e) / len(e) ** 0.5 for e_j in context]
+        votes = [np.exp(score) for score in scores]
+        out = np.array(e)
+        for e_j, vote in zip(context, votes, strict=True):
+            out += layer.project @ (layer.value @ e_j) * vote / sum(votes)
+        return out
+
+    return np.stack([after(e) for e in context]), after(query)
+
+
+def a_pair(seed, token):
+    return jax.tree.map(lambda *w: jnp.stack(w), a_layer(seed, token), a_layer(seed + 1, token))
+
+
+@pytest.mark.parametrize("n, token", [(1, 2), (3, 4), (5, 3)])
+def test_softmax_layer_is_the_double_loop(n, token):
+    context, query = a_matrix(1, n, token), a_matrix(2, token)
+    layer = a_layer(3, token)
+    after = attention.softmax_attention(layer, tokens.Prompt(context, query))
+    expected = attend_softmax(layer, *in_numpy((context, query)))
+    np.testing.assert_allclose(after.context, expected[0], rtol=1e-11)
+    np.testing.assert_allclose(after.query, expected[1], rtol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+def test_heads_add_up(kind):
+    context, query, pair = a_matrix(1, 3, 4), a_matrix(2, 4), a_pair(3, 4)
+    ours = {"linear": attention.linear_attention, "softmax": attention.softmax_attention}[kind]
+    loop = {"linear": attend, "softmax": attend_softmax}[kind]
+    after = attention.multi_head(ours, pair, tokens.Prompt(context, query))
+    one, two = (loop(a_layer(seed, 4), *in_numpy((context, query))) for seed in (3, 4))
+    np.testing.assert_allclose(after.context, one[0] + two[0] - context, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(after.query, one[1] + two[1] - query, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", attention.Attention._fields)
+def test_softmax_weight_of_another_size_is_named(unchecked, name):
+    layer = a_layer(0, 5)._replace(**{name: np.zeros((5, 4))})
+    with pytest.raises(ValueError, match=rf"layer.{name} must have shape \(5, 5\), got \(5, 4\)"):
+        attention.softmax_attention(layer, tokens.join(a_task(0, 4, 3, 2)))
+
+
+def test_layer_norm_is_the_sum_written_out():
+    e, norm = np.array([1.0, -2.0, 4.0, 0.5]), attention.Norm(a_matrix(0, 4), a_matrix(1, 4))
+    mean = (1.0 - 2.0 + 4.0 + 0.5) / 4
+    variance = sum((entry - mean) ** 2 for entry in e) / 4
+    expected = [
+        norm.scale[i] * (e[i] - mean) / (variance + 1e-5) ** 0.5 + norm.offset[i] for i in range(4)
+    ]
+    np.testing.assert_allclose(attention.layer_norm(norm, jnp.asarray(e)), expected, rtol=1e-12)
+
+
+def test_a_constant_token_is_normalised_to_the_offset():
+    norm = attention.Norm(jnp.ones(3), jnp.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(attention.layer_norm(norm, jnp.full(3, 7.0)), norm.offset)
+
+
+def test_layer_norm_keeps_small_tokens_small():
+    """The 1e-5 under the root: a token of spread 1e-4 is not blown up to spread one."""
+    norm = attention.Norm(jnp.ones(2), jnp.zeros(2))
+    small = attention.layer_norm(norm, jnp.array([1e-4, -1e-4]))
+    np.testing.assert_allclose(small, np.array([1, -1]) * (1e-8 / (1e-8 + 1e-5)) ** 0.5, rtol=1e-10)
+
+
+def test_pre_norm_attends_to_normalised_tokens_and_keeps_the_raw():
+    context, query, layer = a_matrix(1, 3, 4), a_matrix(2, 4), a_layer(3, 4)
+    norm = attention.Norm(a_matrix(4, 4), a_matrix(5, 4))
+    after = attention.pre_norm(norm, layer, tokens.Prompt(context, query))
+
+    def normed(e):
+        centred = e - e.mean()
+        return norm.scale * centred / np.sqrt((centred**2).mean() + 1e-5) + norm.offset
+
+    context, query = in_numpy((context, query))
+    inner = np.stack([normed(e) for e in context]), normed(query)
+    added = [out - e for out, e in zip(attend(layer, *inner), inner, strict=True)]
+    np.testing.assert_allclose(after.context, context + added[0], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(after.query, query + added[1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", attention.Norm._fields)
+def test_norm_of_another_size_is_named(unchecked, name):
+    norm = attention.Norm(np.ones(4), np.zeros(4))._replace(**{name: np.ones(3)})
+    message = rf"norm.{name} must have shape \(4,\), got \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        attention.layer_norm(norm, np.ones(4))
+    with pytest.raises(ValueError, match=message):
+        attention.pre_norm(norm, a_layer(0, 4), tokens.Prompt(np.ones((2, 4)), np.ones(4)))
+
+
+def random_features(seed, token=3, width=4, hidden=5):
+    shapes = (width, token), (hidden, width), (hidden,), (width, hidden), (width,)
+    return attention.Features(*(a_matrix(seed + i, *shape) for i, shape in enumerate(shapes)))
+
+
+def test_features_are_the_formula_token_by_token():
+    weights = random_features(0)
+    task = a_task(9, 4, 2, 1)
+    prompt = tokens.join(task)
+    found = attention.features(weights, prompt)
+    w = in_numpy(weights)
+
+    def by_hand(e):
+        inside = w.embed @ e
+        z = w.hidden @ inside + w.hidden_bias
+        gelu = 0.5 * z * (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z**3)))
+        return inside + w.out @ gelu + w.out_bias
+
+    for row, e in zip(found.context, np.array(prompt.context), strict=True):
+        np.testing.assert_allclose(row, by_hand(e), rtol=1e-12)
+    np.testing.assert_allclose(found.query, by_hand(np.array(prompt.query)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [0.3, 2.0])
+def test_clip_holds_every_token_after_each_layer(clip):
+    layers, prompt = [a_layer(1, 3), a_layer(2, 3)], tokens.join(a_task(5, 4, 2, 1))
+    found = attention.forward(layers, prompt, clip)
+    expected = prompt
+    for layer in layers:
+        expected = attention.forward([layer], expected)
+        expected = jax.tree.map(lambda e: jnp.minimum(jnp.maximum(e, -clip), clip), expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
+    assert max(abs(leaf).max() for leaf in jax.tree.leaves(found)) == clip
+    task = a_task(5, 4, 2, 1)
+    label = attention.predict(layers, task, clip=clip)
+    np.testing.assert_allclose(label, -found.query[-1:], rtol=1e-12)
+
+
+def test_clip_that_is_not_positive_is_named(unchecked):
+    with pytest.raises(ValueError, match="clip must be positive, got 0"):
+        attention.forward([a_layer(1, 3)], tokens.join(a_task(5, 4, 2, 1)), 0.0)

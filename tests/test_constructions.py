@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import a_layer, a_matrix, a_task, in_numpy, seeds, sizes
 
-from icl_gd import attention, constructions, tokens
+from icl_gd import attention, constructions, descent, tokens
 
 
 def descend(w, x, y, eta, steps):
@@ -144,3 +144,102 @@ def test_bad_block_is_named(unchecked, d):
         constructions.balance(a_layer(0, 5), d)
     with pytest.raises(ValueError, match=f"d must be between 1 and 5, got {d}"):
         constructions.interpolate(a_layer(0, 5), a_layer(1, 5), d)
+
+
+def softmax_prediction(heads, task, w0=None):
+    prompt = tokens.join(task, w0)
+    after = attention.multi_head(attention.softmax_attention, heads, prompt)
+    return tokens.prediction(after, task.y_query.shape[0])
+
+
+def test_softmax_step_is_a_step_on_centred_data_up_to_beta_squared():
+    n, d, m, eta = 6, 3, 2, 0.7
+    task, w0 = a_task(0, n, d, m), a_matrix(1, m, d)
+    centred = task.x - task.x.mean(0), task.y - task.y.mean(0)
+    expected = descend(w0, *centred, eta, 1) @ in_numpy(task.x_query)
+
+    def error(beta):
+        heads = constructions.softmax_step(eta, w0, beta)
+        return np.abs(softmax_prediction(heads, task, w0) - expected).max()
+
+    assert error(1e-3) < 1e-5 * np.abs(expected).max()
+    assert error(2e-2) / error(1e-2) == pytest.approx(4, rel=1e-2)
+
+
+def test_softmax_step_is_the_difference_of_two_weighted_means():
+    """At any temperature, written out; scores are +-beta x_j^T x_q whatever the token's size."""
+    n, d, m, eta, beta = 5, 3, 2, 0.7, 1.3
+    task, w0 = a_task(2, n, d, m), a_matrix(3, m, d)
+    x, y, x_q = in_numpy(task[:3])
+    residuals = y - x @ in_numpy(w0).T
+    up, down = (np.exp(sign * beta * x @ x_q) for sign in (1, -1))
+    moved = eta / (2 * beta) * (up / up.sum() - down / down.sum()) @ residuals
+    found = softmax_prediction(constructions.softmax_step(eta, w0, beta), task, w0)
+    np.testing.assert_allclose(found, in_numpy(w0) @ x_q + moved, rtol=1e-11)
+
+
+def test_softmax_step_is_two_opposed_heads_in_the_precision_of_w0():
+    heads = constructions.softmax_step(0.5, jnp.zeros((1, 3), jnp.float32), 2.0)
+    assert {(weight.shape, weight.dtype) for weight in heads} == {((2, 4, 4), jnp.dtype("float32"))}
+    kq, pv = attention.products(heads)
+    np.testing.assert_allclose(kq[0], 4.0 * np.diag([1, 1, 1, 0]), rtol=1e-6)
+    np.testing.assert_allclose(pv[0], np.diag([0, 0, 0, -0.125]), rtol=1e-6)
+    np.testing.assert_array_equal(kq[1], -kq[0])
+    np.testing.assert_array_equal(pv[1], -pv[0])
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"beta": 0.0}, ValueError, "beta must be positive, got 0.0"),
+        ({"beta": np.inf}, ValueError, "beta must be finite, got inf"),
+        ({"eta": np.nan}, ValueError, "eta must be finite, got nan"),
+        ({"w0": np.zeros(3)}, ValueError, r"w0 must have shape \('any', 'any'\), got \(3,\)"),
+    ],
+)
+def test_bad_softmax_step_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        constructions.softmax_step(**{"eta": 0.1, "w0": np.zeros((2, 3)), "beta": 1.0, **change})
+
+
+def test_gd_plus_plus_has_the_published_weights():
+    layer = constructions.gd_plus_plus(0.3, 0.2, d=3, outputs=2)
+    np.testing.assert_array_equal(layer.query, np.diag([1, 1, 1, 0, 0]))
+    np.testing.assert_array_equal(layer.key, np.diag([1, 1, 1, 0, 0]))
+    np.testing.assert_array_equal(layer.value, np.diag([1, 1, 1, -1, -1]))
+    np.testing.assert_allclose(layer.project, np.diag([-0.2, -0.2, -0.2, 0.3, 0.3]))
+    assert constructions.gd_plus_plus(0.3, 0.2, 4).query.shape == (5, 5)
+
+
+def test_gd_plus_plus_shrinks_inputs_and_steps_labels():
+    task = a_task(9, 4, 3, 2)
+    after = attention.forward([constructions.gd_plus_plus(0.3, 0.2, 3, 2)], tokens.join(task))
+    x, y, x_query = in_numpy((task.x, task.y, task.x_query))
+    s, w = x.T @ x, 0.3 * y.T @ x
+    np.testing.assert_allclose(after.context[:, :3], x - 0.2 * x @ s, rtol=1e-12)
+    np.testing.assert_allclose(after.context[:, 3:], y - x @ w.T, rtol=1e-12)
+    np.testing.assert_allclose(after.query[:3], x_query - 0.2 * s @ x_query, rtol=1e-12)
+    np.testing.assert_allclose(after.query[3:], -w @ x_query, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n, d, m", [(1, 1, 1), (4, 3, 2), (3, 5, 1)])
+def test_layers_are_steps_of_gd_plus_plus(n, d, m):
+    task = a_task(10, n, d, m)
+    rate, gamma = jnp.array([0.1, 0.02, 0.07]), jnp.array([0.03, 0.06, 0.01])
+    layers = [constructions.gd_plus_plus(r, g, d, m) for r, g in zip(rate, gamma, strict=True)]
+    expected = descent.gd_plus_plus(task.x, task.y, task.x_query, rate, gamma)
+    np.testing.assert_allclose(attention.predict(layers, task), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"d": 0}, ValueError, "d must be at least 1, got 0"),
+        ({"outputs": 1.5}, TypeError, "outputs must be an int of at least 1, got 1.5"),
+        ({"rate": np.nan}, ValueError, "rate must be finite, got nan"),
+        ({"gamma": np.inf}, ValueError, "gamma must be finite, got inf"),
+    ],
+)
+def test_bad_gd_plus_plus_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        constructions.gd_plus_plus(**{"rate": 0.1, "gamma": 0.1, "d": 2, **change})

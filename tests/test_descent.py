@@ -1,6 +1,7 @@
 """Gradient descent against loops in NumPy and against automatic differentiation."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,3 +90,53 @@ def test_bad_input_is_named(unchecked, change, error, message):
 def test_shapes_that_disagree_are_named(unchecked, function, w, y, message):
     with pytest.raises(ValueError, match=message):
         function(np.ones(w), np.ones((5, 2)), np.ones(y))
+
+
+def loop_gd_plus_plus(x, y, x_query, rate, gamma):
+    """Fit, predict, subtract, shrink: one example at a time."""
+    x, y, x_query = in_numpy((x, y, x_query))
+    answer = np.zeros(y.shape[1])
+    for r, g in zip(rate, gamma, strict=True):
+        w = r * sum(np.outer(b, a) for a, b in zip(x, y, strict=True))
+        s = sum(np.outer(a, a) for a in x)
+        answer = answer + w @ x_query
+        y = y - np.array([w @ a for a in x])
+        x, x_query = np.array([a - g * s @ a for a in x]), x_query - g * s @ x_query
+    return answer
+
+
+@settings(max_examples=10)
+@given(sizes, seeds, st.sampled_from([1, 2, 4]))
+def test_gd_plus_plus_is_the_loop(size, seed, steps):
+    n, d, m = size
+    task = a_task(seed, n, d, m)
+    rate, gamma = np.random.default_rng(seed).uniform(0, 0.2, (2, steps))
+    found = descent.gd_plus_plus(task.x, task.y, task.x_query, jnp.array(rate), jnp.array(gamma))
+    expected = loop_gd_plus_plus(task.x, task.y, task.x_query, rate, gamma)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_without_gamma_it_is_gradient_descent():
+    task = a_task(1, 5, 3, 2)
+    path = descent.gradient_descent(jnp.zeros((2, 3)), task.x, task.y, 5 * 0.07, 4)
+    same = jnp.full(4, 0.07), jnp.zeros(4)
+    found = descent.gd_plus_plus(task.x, task.y, task.x_query, *same)
+    np.testing.assert_allclose(found, path[-1] @ task.x_query, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"y": np.zeros((5, 2))}, ValueError, r"y must have shape \(4, 'any'\), got \(5, 2\)"),
+        ({"x_query": np.zeros(2)}, ValueError, r"x_query must have shape \(3,\), got \(2,\)"),
+        ({"gamma": np.zeros(3)}, ValueError, r"gamma must have shape \(2,\), got \(3,\)"),
+        ({"rate": np.array([0.1, np.nan])}, ValueError, "rate must be finite"),
+        ({"gamma": np.array([0.1, np.inf])}, ValueError, "gamma must be finite"),
+    ],
+)
+def test_bad_gd_plus_plus_is_named(unchecked, change, error, message):
+    task = a_task(0, 4, 3, 2)
+    good = {"x": task.x, "y": task.y, "x_query": task.x_query}
+    steps = {"rate": np.full(2, 0.1), "gamma": np.full(2, 0.1)}
+    with pytest.raises(error, match=message):
+        descent.gd_plus_plus(**good | steps | change)

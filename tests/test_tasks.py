@@ -173,3 +173,51 @@ BAD = [
 def test_bad_input_is_named(unchecked, function, change, error, message):
     with pytest.raises(error, match=message):
         getattr(tasks, function)(**{"key": jax.random.key(0), "n": 3, "d": 2, **change})
+
+
+def waves(one_key):
+    keys = jax.random.split(jax.random.key(7), 20_000)
+    return jax.vmap(lambda key: tasks.sine(key, 6, one_key))(keys)
+
+
+def amplitude_and_phase(batch):
+    """Solves y = A sin x + B cos x by least squares, in NumPy."""
+    found = []
+    for x, y in zip(np.array(batch.x[:2000, :, 0]), np.array(batch.y[:2000, :, 0]), strict=True):
+        sine, cosine = np.linalg.lstsq(np.stack([np.sin(x), np.cos(x)], 1), y)[0]
+        found.append((np.hypot(sine, cosine), np.arctan2(cosine, sine)))
+    return np.array(found).T
+
+
+def test_sine_has_its_shapes_and_ranges():
+    batch = waves(False)
+    assert batch.x.shape == (20_000, 6, 1) and batch.y.shape == (20_000, 6, 1)
+    assert batch.x_query.shape == (20_000, 1) and batch.y_query.shape == (20_000, 1)
+    inputs = np.concatenate([np.ravel(batch.x), np.ravel(batch.x_query)])
+    assert -5 <= inputs.min() < -4.99 and 4.99 < inputs.max() <= 5
+    assert inputs.mean() == pytest.approx(0, abs=0.03)
+    amplitude, phase = amplitude_and_phase(batch)
+    assert amplitude.min() + 1e-9 >= 0.1 and amplitude.max() <= 0.5 + 1e-9
+    assert amplitude.mean() == pytest.approx(0.3, abs=0.01)
+    assert phase.min() >= -1e-9 and phase.max() <= np.pi + 1e-9
+    assert phase.mean() == pytest.approx(np.pi / 2, abs=0.08)
+
+
+def test_query_lies_on_the_same_wave():
+    for one_key in (False, True):
+        batch = waves(one_key)
+        amplitude, phase = amplitude_and_phase(batch)
+        wave = amplitude * np.sin(np.array(batch.x_query[:2000, 0]) + phase)
+        np.testing.assert_allclose(batch.y_query[:2000, 0], wave, atol=1e-6)
+
+
+def test_one_key_ties_amplitude_to_phase():
+    amplitude, phase = amplitude_and_phase(waves(True))
+    np.testing.assert_allclose(amplitude, 0.1 + 0.4 * phase / np.pi, atol=1e-6)
+    amplitude, phase = amplitude_and_phase(waves(False))
+    assert abs(np.corrcoef(amplitude, phase)[0, 1]) < 0.08
+
+
+def test_sine_with_bad_size_is_named(unchecked):
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        tasks.sine(jax.random.key(0), 0)

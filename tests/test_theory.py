@@ -241,3 +241,130 @@ def test_one_impossible_entry_is_enough(m2, m4):
 def test_moments_may_be_traced_in_part():
     of_m4 = jax.jit(lambda m4: theory.gd_loss(1.0, 2, 2, theory.Moments(1.0, m4)))
     assert of_m4(2.0) == pytest.approx(theory.gd_loss(1.0, 2, 2, theory.Moments(1.0, 2.0)))
+
+
+def enumerated_centred_loss(eta, n, d):
+    """The loss of one step from W = 0 on centred data, summed over all contexts."""
+    (x, p_x), m2 = points(LAW, n, d), MOMENTS.m2
+    total = 0.0
+    for context, probability in zip(x, p_x, strict=True):
+        centred = context - context.mean(axis=0)
+        left = np.eye(d) - eta / n * centred.T @ centred  # times the teacher: what is not learned
+        total += probability * np.sum(left**2)
+    return m2 / 2 * total
+
+
+@pytest.mark.parametrize("n, d", [(2, 1), (2, 3), (3, 2), (5, 1)])
+def test_centred_loss_is_the_sum_over_all_contexts(n, d):
+    for eta in (0.0, 0.7, 2.3):
+        expected = enumerated_centred_loss(eta, n, d)
+        np.testing.assert_allclose(theory.centred_loss(eta, n, d, MOMENTS), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n, d", [(2, 1), (3, 2), (10, 10)])
+def test_best_centred_step_is_stationary(n, d):
+    moments = theory.uniform_moments()
+    eta = theory.best_centred_step(n, d, moments)
+    slope = jax.grad(lambda eta: theory.centred_loss(eta, n, d, moments))
+    assert slope(eta) == pytest.approx(0, abs=1e-14)
+    assert slope(1.01 * eta) > 0 > slope(0.99 * eta)
+
+
+@pytest.mark.parametrize("n, d", [(2, 1), (10, 10), (7, 3)])
+def test_centring_gaussian_inputs_costs_exactly_one_example(n, d):
+    gaussian = theory.Moments(0.4, 3 * 0.4**2)
+    centred = theory.centred_loss(theory.best_centred_step(n, d, gaussian), n, d, gaussian)
+    fewer = theory.gd_loss(theory.best_step(n - 1, d, gaussian), n - 1, d, gaussian)
+    assert centred == pytest.approx(fewer, rel=1e-12)
+
+
+@pytest.mark.parametrize("function", ["best_centred_step", "centred_loss"])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"n": 1}, ValueError, "n must be at least 2, got 1"),
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"n": 2.5}, TypeError, "n must be an int of at least 1, got 2.5"),
+        ({"d": 0}, ValueError, "d must be at least 1, got 0"),
+        ({"moments": theory.Moments(0.5, 0.24)}, ValueError, "moments must satisfy"),
+    ],
+)
+def test_bad_centred_problem_is_named(unchecked, function, change, error, message):
+    arguments = {"n": 2, "d": 1, "moments": MOMENTS}
+    extra = {"eta": 1.0} if function == "centred_loss" else {}
+    with pytest.raises(error, match=message):
+        getattr(theory, function)(**arguments | extra | change)
+
+
+def test_bad_centred_step_is_named(unchecked):
+    with pytest.raises(ValueError, match="eta must be finite, got nan"):
+        theory.centred_loss(np.nan, 3, 2, MOMENTS)
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (3, 2), (2, 4)])
+def test_odd_map_is_what_changes_sign_with_the_labels(n, d):
+    draw = np.random.default_rng(n).normal
+    x, w, x_q = draw(size=(n, d)), draw(size=d), draw(size=d)
+    for seed in range(3):
+        layer = a_layer(seed, d + 1)
+
+        def predict(teacher, layer=layer):
+            task = tasks.Task(x, (x @ teacher)[:, None], x_q, np.array([x_q @ teacher]))
+            return float(attention.predict([layer], jax.tree.map(jnp.asarray, task))[0])
+
+        expected = (predict(w) - predict(-w)) / 2
+        m = np.asarray(theory.odd_map(attention.products(layer)))
+        assert -w @ x.T @ x @ m @ x_q == pytest.approx(expected, rel=1e-10)
+
+
+def test_odd_map_has_both_routes():
+    kq, pv = np.arange(9.0).reshape(3, 3), np.array([[9.0, 9, 9], [9, 9, 9], [2, 3, 5]])
+    # p_y Q = 5 [[0, 1], [3, 4]] and p_x q^T = (2, 3) (6, 7)^T
+    m = theory.odd_map(attention.Products(jnp.asarray(kq), jnp.asarray(pv)))
+    np.testing.assert_array_equal(m, [[12, 19], [33, 41]])
+
+
+def test_odd_map_of_the_construction_is_its_step():
+    layer = attention.products(constructions.gradient_step(1.7, 4, jnp.zeros((1, 3))))
+    np.testing.assert_allclose(theory.odd_map(layer), -1.7 / 4 * np.eye(3), rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["kq", "pv"])
+def test_bad_products_of_odd_map_are_named(unchecked, name):
+    given = {"kq": np.eye(3), "pv": np.eye(3)} | {name: np.eye(3, 2)}
+    with pytest.raises(ValueError, match=rf"layer.{name} must have shape \(3, 3\), got \(3, 2\)"):
+        theory.odd_map(attention.Products(**given))
+
+
+@pytest.mark.parametrize("deviation", [None, 1.0, 0.3, 2])
+def test_gaussian_moments_are_the_integrals(deviation):
+    moments = theory.gaussian_moments(*([] if deviation is None else [deviation]))
+    nodes, weight = np.polynomial.hermite_e.hermegauss(3)  # exact up to degree 5
+    x = (1.0 if deviation is None else deviation) * nodes
+    assert moments.m2 == pytest.approx(weight @ x**2 / weight.sum(), rel=1e-14)
+    assert moments.m4 == pytest.approx(weight @ x**4 / weight.sum(), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    "deviation, error", [(0.0, "positive"), (-1, "positive"), (np.inf, "finite")]
+)
+def test_bad_deviation_is_named(deviation, error):
+    with pytest.raises(ValueError, match=f"deviation must be {error}, got {deviation}"):
+        theory.gaussian_moments(deviation)
+
+
+@pytest.mark.parametrize("n, d", [(1, 1), (2, 2), (10, 10)])
+def test_swapped_layer_closes_one_part_in_d_of_the_gap(n, d):
+    """Labels as keys, inputs as values: stationary, and for d = 1 as good as gradient descent."""
+    moments = theory.Moments(0.4, 0.9)
+    eta = theory.best_step(n, d, moments)
+    zero, best = (theory.gd_loss(step, n, d, moments) for step in (0.0, eta))
+    v = np.random.default_rng(d).normal(size=d)
+    v /= np.linalg.norm(v)
+    empty = jnp.zeros((d + 1, d + 1))
+    swapped = attention.Products(
+        empty.at[-1, :d].set(2 * v), empty.at[-1, :d].set(-eta / n / 2 * v)
+    )
+    assert theory.population_loss(swapped, n, moments) == pytest.approx(zero - (zero - best) / d)
+    slope = jax.grad(theory.population_loss)(swapped, n, moments)
+    np.testing.assert_allclose(np.concatenate([slope.kq, slope.pv]), 0, atol=1e-12)

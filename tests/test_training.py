@@ -1,5 +1,9 @@
 """Training against plain loops: NumPy's Adam, and one Python step after the other."""
 
+import json
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -243,3 +247,78 @@ def test_bad_start_is_named(unchecked, change, error, message):
 def test_bad_optimiser_is_named(name, value, message):
     with pytest.raises(ValueError, match=f"{name} must be {message}, got {value}"):
         training.clipped_adam(**{name: value})
+
+
+def test_a_run_goes_on_from_its_state():
+    steady = lambda params, key: jnp.sum(jnp.cosh(params.a - 1)) + jnp.sum(params.b**4)
+    run = lambda params, steps, state=None: training.fit(
+        steady, params, jax.random.key(0), optimiser(), steps, 3, state=state
+    )
+    whole, half = run(start(), 6), run(start(), 3)
+    rest = run(half.params, 3, half.state)
+    same(rest.params, whole.params)
+    same(rest.state, whole.state)
+    same(jnp.concatenate([half.losses, rest.losses], axis=1), whole.losses)
+    assert abs(run(half.params, 3).losses - rest.losses).max() > 1e-3  # the state matters
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from icl_gd import training
+jax.config.update("jax_enable_x64", True)
+loss = lambda p, key: jnp.sum((p - jax.random.normal(key, (2,))) ** 4)
+measures = {"norm": jnp.linalg.norm}
+for seeds in (4, 3):
+    params = jnp.arange(2.0 * seeds).reshape(seeds, 2)
+    for key in (jax.random.key(0), jax.random.split(jax.random.key(0), seeds)):
+        run = training.fit(loss, params, key, optax.adam(0.1), 6, 3, measures)
+        print(len(run.losses.sharding.device_set), np.asarray(run.losses).tolist(),
+              np.asarray(run.params).tolist(), np.asarray(run.measured["norm"]).tolist(), sep=";")
+"""
+
+
+def test_devices_share_the_seeds():
+    """Two devices give what one gives; three seeds, which two cannot share, stay on one."""
+    printed = {}
+    for devices in (1, 2):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        printed[devices] = [line.split(";") for line in done.stdout.splitlines()]
+    assert [row[0] for row in printed[1]] == ["1"] * 4
+    assert [row[0] for row in printed[2]] == ["2", "2", "1", "1"]
+    for one, two in zip(printed[1], printed[2], strict=True):
+        for a, b in zip(one[1:], two[1:], strict=True):
+            np.testing.assert_allclose(json.loads(a), json.loads(b), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_initial_features_have_variance_scale_over_fan_in(scale):
+    token, width = 60, 40
+    extra = [] if scale is None else [scale]
+    drawn = training.initialise_features(jax.random.key(0), token, width, *extra)
+    assert drawn.embed.shape == (width, token)
+    assert drawn.hidden.shape == (4 * width, width)
+    assert drawn.out.shape == (width, 4 * width)
+    for weight in (drawn.embed, drawn.hidden, drawn.out):
+        std = ((0.002 if scale is None else scale) / weight.shape[1]) ** 0.5
+        assert np.std(weight) == pytest.approx(std, rel=4.5 * 0.65 / weight.size**0.5)
+        assert np.mean(weight) == pytest.approx(0, abs=4.5 * std / weight.size**0.5)
+    np.testing.assert_array_equal(drawn.hidden_bias, np.zeros(4 * width))
+    np.testing.assert_array_equal(drawn.out_bias, np.zeros(width))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0, 3), "token must be at least 1, got 0"),
+        ((2, 0), "width must be at least 1, got 0"),
+        ((2, 3, -1.0), "scale must be positive, got -1.0"),
+    ],
+)
+def test_bad_sizes_of_features_are_named(arguments, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        training.initialise_features(jax.random.key(0), *arguments)

@@ -2,8 +2,8 @@
 
 Modules, each of which imports only those before it: ``tasks``, ``tokens``,
 ``attention``, ``descent``, ``constructions``, ``theory``, ``training``, ``measures``,
-``plots``, ``claims``. Functions treat one example; ``jax.vmap`` adds the batch, once,
-in the caller.
+``plots``, ``claims``, ``records``. Functions treat one example; ``jax.vmap`` adds the
+batch, once, in the caller.
 """
 
 __version__ = "0.1.0"

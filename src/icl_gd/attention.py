@@ -1,6 +1,6 @@
 """The forward pass of linear self-attention, for trained and hand-set weights alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -28,6 +28,9 @@ class Products(NamedTuple):
     pv: Float[Array, "*batch token token"]
 
 
+Attend = Callable[[Attention, Prompt], Prompt]
+
+
 def products(layer: Attention) -> Products:
     """Multiplies a layer's weights into KQ and PV."""
     return Products(layer.key.mT @ layer.query, layer.project @ layer.value)
@@ -43,19 +46,86 @@ def linear_attention(layer: Attention, prompt: Prompt) -> Prompt:
     token = prompt.query.shape[0]
     for name, weight in layer._asdict().items():
         _require.shape(f"layer.{name}", weight, (token, token))
+    kq, pv = products(layer)
 
-    def update(e: Float[Array, " token"]) -> Float[Array, " token"]:
-        scores = prompt.context @ (layer.key.T @ (layer.query @ e))
-        return layer.project @ (layer.value @ (scores @ prompt.context))
+    def update(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens token"]:
+        return e @ kq.T @ prompt.context.T @ prompt.context @ pv.T
 
-    changes = Prompt(jax.vmap(update)(prompt.context), update(prompt.query))
-    return jax.tree.map(jnp.add, prompt, changes)
+    return jax.tree.map(lambda e: e + update(e), prompt)
 
 
-def forward(layers: Sequence[Attention], prompt: Prompt) -> Prompt:
-    """Runs a prompt through the layers in order."""
+def softmax_attention(layer: Attention, prompt: Prompt) -> Prompt:
+    """Adds sum_j P W_V e_j softmax_j((W_K e_j)^T W_Q e / sqrt(token)) to every token e.
+
+    The softmax runs over the context, so that its weights sum to one for every length;
+    the query token is never attended to. As in the code published with von Oswald et
+    al. (2022), keys have the size of tokens. Raises ValueError if a weight is not of
+    the tokens' size.
+    """
+    token = prompt.query.shape[0]
+    for name, weight in layer._asdict().items():
+        _require.shape(f"layer.{name}", weight, (token, token))
+    kq, pv = products(layer)
+
+    def update(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens token"]:
+        scores = e @ kq.T @ prompt.context.T / jnp.sqrt(token)
+        return jax.nn.softmax(scores) @ prompt.context @ pv.T
+
+    return jax.tree.map(lambda e: e + update(e), prompt)
+
+
+def multi_head(attend: Attend, heads: Attention, prompt: Prompt) -> Prompt:
+    """Adds to every token what each head would add to it: e + sum_h (attend_h(e) - e).
+
+    ``heads`` has a leading axis of heads, ``attend`` is ``linear_attention`` or
+    ``softmax_attention``.
+    """
+    after = jax.vmap(attend, in_axes=(0, None))(heads, prompt)
+    return jax.tree.map(lambda e, out: e + jnp.sum(out - e, axis=0), prompt, after)
+
+
+class Norm(NamedTuple):
+    """Scale and offset of a LayerNorm, one entry a feature."""
+
+    scale: Float[Array, "*batch token"]
+    offset: Float[Array, "*batch token"]
+
+
+def layer_norm(norm: Norm, e: Float[Array, " token"]) -> Float[Array, " token"]:
+    """scale (e - mean) / sqrt(variance + 1e-5) + offset, over the features of a token.
+
+    Raises ValueError unless scale and offset have the token's shape.
+    """
+    for name, entry in norm._asdict().items():
+        _require.shape(f"norm.{name}", entry, e.shape)
+    spread = jnp.sqrt(jnp.var(e) + 1e-5)
+    return norm.scale * (e - jnp.mean(e)) / spread + norm.offset
+
+
+def pre_norm(norm: Norm, layer: Attention, prompt: Prompt) -> Prompt:
+    """Linear attention to normalised tokens, added to the tokens as they were.
+
+    von Oswald et al. (2022), A.9, Figure 14 (a).
+    """
+    over_tokens = jax.vmap(layer_norm, in_axes=(None, 0))
+    normed = Prompt(over_tokens(norm, prompt.context), layer_norm(norm, prompt.query))
+    after = linear_attention(layer, normed)
+    return jax.tree.map(lambda e, a, b: e + a - b, prompt, after, normed)
+
+
+def forward(layers: Sequence[Attention], prompt: Prompt, clip=None) -> Prompt:
+    """Runs a prompt through the layers in order.
+
+    With ``clip``, all entries of all tokens are held to [-clip, clip] after each layer,
+    as the code published with von Oswald et al. (2022) does with 10 for more than two
+    layers. Raises ValueError unless clip is positive.
+    """
+    if clip is not None:
+        _require.positive("clip", clip)
     for layer in layers:
         prompt = linear_attention(layer, prompt)
+        if clip is not None:
+            prompt = jax.tree.map(lambda e: jnp.clip(e, -clip, clip), prompt)
     return prompt
 
 
@@ -63,9 +133,10 @@ def predict(
     layers: Sequence[Attention],
     task: Task,
     w0: Float[Array, "outputs dim"] | None = None,
+    clip=None,
 ) -> Float[Array, " outputs"]:
     """The label that the layers give to a query; the prediction starts at W0 x_q."""
-    return prediction(forward(layers, join(task, w0)), task.y_query.shape[0])
+    return prediction(forward(layers, join(task, w0), clip), task.y_query.shape[0])
 
 
 def roll_out(
@@ -94,3 +165,28 @@ def roll_out(
     start = join(task)
     _, predictions = jax.lax.scan(step, start, None, length=steps)
     return jnp.concatenate([prediction(start, outputs)[None], predictions])
+
+
+class Features(NamedTuple):
+    """A linear embedding of a token, and an MLP of one hidden layer that adds to it."""
+
+    embed: Float[Array, "*batch width token"]
+    hidden: Float[Array, "*batch hidden width"]
+    hidden_bias: Float[Array, "*batch hidden"]
+    out: Float[Array, "*batch width hidden"]
+    out_bias: Float[Array, "*batch width"]
+
+
+def features(weights: Features, prompt: Prompt) -> Prompt:
+    """Maps every token e by itself to m(e) = E e + W_2 gelu(W_1 E e + b_1) + b_2.
+
+    The last of the new entries takes the place of the label. von Oswald et al. (2022),
+    A.7.
+    """
+
+    def transform(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens width"]:
+        e = e @ weights.embed.T
+        hidden = jax.nn.gelu(e @ weights.hidden.T + weights.hidden_bias)
+        return e + hidden @ weights.out.T + weights.out_bias
+
+    return jax.tree.map(transform, prompt)

@@ -27,6 +27,44 @@ def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Attention:
     return Attention(on_x, on_x, residual, eta / n * jnp.eye(d + m, dtype=w0.dtype))
 
 
+def softmax_step(eta, w0: Float[Array, "outputs dim"], beta) -> Attention:
+    """Two softmax heads with scores +-beta x_j^T x, whose difference is a step.
+
+    Up to terms of order beta^2 it is one gradient step of size eta from w0 on 1/(2N)
+    sum_i ||W (x_i - mean x) - (y_i - mean y)||^2. No N enters, because a softmax
+    averages. The query token must carry -W0 x_q. von Oswald et al. (2022), equations 18
+    to 21, with the means that are left out there.
+    Raises ValueError unless eta is finite, beta is positive and w0 is a finite (m, d)
+    matrix.
+    """
+    _require.positive("beta", beta)
+    step = gradient_step(eta / (2 * beta), 1, w0)
+    pair = jax.tree.map(lambda weight: jnp.stack([weight, weight]), step)
+    signs = jnp.array([1, -1], w0.dtype)[:, None, None]
+    scale = beta * sum(w0.shape) ** 0.5
+    return pair._replace(query=signs * scale * pair.query, project=signs * pair.project)
+
+
+def gd_plus_plus(rate, gamma, d: int, outputs: int = 1) -> Attention:
+    """The layer of GD++: x <- (I - gamma S) x, and a gradient step of size rate on y.
+
+    W_K = W_Q = diag(I_x, 0), W_V = diag(I_x, -I_y), P = diag(-gamma I_x, rate I_y); S
+    = sum_i x_i x_i^T and rate = eta / N. The linear model starts at W0 = 0: a W0 in W_V
+    would serve the first layer only, because the next one reads other inputs. von
+    Oswald et al. (2022), A.10. Raises ValueError unless d, outputs >= 1 and rate and
+    gamma are finite.
+    """
+    _require.positive_int("d", d)
+    _require.positive_int("outputs", outputs)
+    _require.finite("rate", rate)
+    _require.finite("gamma", gamma)
+    blocks = lambda on_x, on_y: jnp.diag(
+        jnp.concatenate([jnp.full(d, on_x), jnp.full(outputs, on_y)])
+    )
+    on_x, value = blocks(1.0, 0.0), blocks(1.0, -1.0)
+    return Attention(on_x, on_x, value, blocks(-gamma, rate))
+
+
 def balance(layer: Attention, d: int) -> Products:
     """Scales KQ to a unit mean of its first d diagonal entries, and PV inversely.
 

@@ -6,6 +6,7 @@ the half.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from icl_gd import _require
@@ -55,3 +56,36 @@ def gradient_descent(
 
     _, path = jax.lax.scan(step, w0, None, length=steps)
     return jnp.concatenate([w0[None], path])
+
+
+def gd_plus_plus(
+    x: Float[Array, "context dim"],
+    y: Float[Array, "context outputs"],
+    x_query: Float[Array, " dim"],
+    rate: Float[Array, " steps"],
+    gamma: Float[Array, " steps"],
+) -> Float[Array, " outputs"]:
+    """The prediction for x_query after steps of GD++ from W = 0.
+
+    Each step fits residuals by a gradient step of size eta = N rate from W = 0, adds
+    what it learned to the prediction, and then replaces every input by (I - gamma sum_i
+    x_i x_i^T) x, with the inputs before the step. von Oswald et al. (2022), A.10.
+    Raises ValueError if shapes disagree or a step is not finite.
+    """
+    _require.shape("y", y, (x.shape[0], None))
+    _require.shape("x_query", x_query, (x.shape[1],))
+    _require.shape("gamma", gamma, np.shape(rate))
+    _require.finite("rate", rate)
+    _require.finite("gamma", gamma)
+    w0 = jnp.zeros((y.shape[1], x.shape[1]), y.dtype)
+
+    def step(carry, size):
+        x, y, x_query, prediction = carry
+        rate, gamma = size
+        w = -x.shape[0] * rate * gradient(w0, x, y)
+        shrink = lambda inputs: inputs - gamma * inputs @ x.T @ x
+        return (shrink(x), y - x @ w.T, shrink(x_query), prediction + w @ x_query), None
+
+    start = x, y, x_query, w0 @ x_query
+    (_, _, _, prediction), _ = jax.lax.scan(step, start, (rate, gamma))
+    return prediction

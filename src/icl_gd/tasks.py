@@ -87,3 +87,20 @@ def noisy_labels(key: Key[Array, ""], task: Task, count) -> Task:
     noise = jax.random.normal(key, task.y.shape, task.y.dtype)
     spoilt = jnp.arange(task.y.shape[0])[:, None] < count
     return task._replace(y=jnp.where(spoilt, noise, task.y))
+
+
+def sine(key: Key[Array, ""], n: int, one_key: bool = False) -> Task:
+    """Draws y = a sin(x + phase) at N inputs and a query, x from U(-5, 5).
+
+    Amplitude a from U(0.1, 0.5), phase from U(0, pi). With ``one_key`` both come from
+    one random key, as in the code published with von Oswald et al. (2022), so that a =
+    0.1 + 0.4 phase / pi; otherwise they are independent. Raises ValueError unless n >=
+    1.
+    """
+    _require.positive_int("n", n)
+    key_x, key_phase, key_amplitude = jax.random.split(key, 3)
+    x = jax.random.uniform(key_x, (n + 1, 1), minval=-5.0, maxval=5.0)
+    turn = jax.random.uniform(key_phase)
+    size = turn if one_key else jax.random.uniform(key_amplitude)
+    y = (0.1 + 0.4 * size) * jnp.sin(x + jnp.pi * turn)
+    return Task(x[:-1], y[:-1], x[-1], y[-1])

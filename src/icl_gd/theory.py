@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.optimize import minimize
 
 from icl_gd import _require
 from icl_gd.attention import Products
@@ -27,6 +28,12 @@ def uniform_moments(input_range=1.0) -> Moments:
     """Moments of U(-input_range/2, input_range/2); ValueError unless it is positive."""
     _require.positive("input_range", input_range)
     return Moments(input_range**2 / 12, input_range**4 / 80)
+
+
+def gaussian_moments(deviation=1.0) -> Moments:
+    """Moments of N(0, deviation^2); ValueError unless the deviation is positive."""
+    _require.positive("deviation", deviation)
+    return Moments(deviation**2, 3 * deviation**4)
 
 
 def _require_moments(moments):
@@ -99,15 +106,199 @@ def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, "
     s_trace = (
         n * (m4 + (d - 1) * m2**2) + n * (n - 1) * d * m2**2
     )  # E[S tr S] = s_trace I
-    m = p_y * q_x + jnp.outer(p_x, q_y)
+    m = odd_map(layer)
     odd = d + 2 * n * m2 * jnp.trace(m) + s2 * jnp.sum(m**2)
 
-    b = q_x @ q_x.T  # E[S B S], entry by entry
-    off = n * m2**2 * (2 * b + jnp.eye(d) * (jnp.trace(b) - 3 * jnp.diagonal(b)))
-    sbs = off + n * m4 * jnp.diag(jnp.diagonal(b)) + n * (n - 1) * m2**2 * b
+    b = q_x @ q_x.T  # E[S B S] = sbs
+    sbs = n * (n + 1) * m2**2 * b + n * m2**2 * jnp.trace(b) * jnp.eye(d)
+    sbs += n * (m4 - 3 * m2**2) * jnp.diag(jnp.diagonal(b))  # 0 for Gaussian inputs
     even = (
         p_x @ sbs @ p_x
         + 2 * p_y * s_trace * (p_x @ q_x @ q_y)
         + p_y**2 * (2 * d * s2 + d * s_trace) * (q_y @ q_y)
     )
     return 0.5 * m2 * (odd + even)
+
+
+def odd_map(layer: Products) -> Float[Array, "dim dim"]:
+    """M = p_y Q + p_x q^T: the part of a layer that is linear in the labels.
+
+    For one output and a query (x_q, 0) the prediction is -(M^T S w + u)^T x_q, with S =
+    sum_i x_i x_i^T and u even in the teacher w; p = (p_x, p_y) is the last row of PV, Q
+    the x-block of KQ and q its lower left row. One gradient step from W = 0 has M =
+    -(eta/N) I and u = 0. Raises ValueError unless the products are square matrices of
+    one size.
+    """
+    token = layer.kq.shape[0]
+    _require.shape("layer.kq", layer.kq, (token, token))
+    _require.shape("layer.pv", layer.pv, (token, token))
+    p_x, p_y = layer.pv[-1, :-1], layer.pv[-1, -1]
+    return p_y * layer.kq[:-1, :-1] + jnp.outer(p_x, layer.kq[-1, :-1])
+
+
+def _centred_curvature(n, d, moments):
+    """c of E[S^2] = N^2 c I for the centred S = sum_i (x_i - mean) (x_i - mean)^T."""
+    kurtosis = (1 - 1 / n) * (moments.m4 - 3 * moments.m2**2)
+    return (n - 1) / n**2 * (kurtosis + (d + n) * moments.m2**2)
+
+
+def best_centred_step(n: int, d: int, moments: Moments) -> float:
+    """The step size that minimises ``centred_loss``.
+
+    N m2 / ((1 - 1/N) (m4 - 3 m2^2) + (d + N) m2^2). Raises ValueError unless n >= 2, d
+    >= 1 and m4 >= m2^2 > 0.
+    """
+    _require_centred(n, d, moments)
+    return (1 - 1 / n) * moments.m2 / _centred_curvature(n, d, moments)
+
+
+def centred_loss(eta, n: int, d: int, moments: Moments):
+    """Expected loss after one step from W = 0 on a context less its mean.
+
+    The step is on 1/(2N) sum_i ||W (x_i - mean x) - (y_i - mean y)||^2, which is least
+    squares with a free intercept; the query is not centred. Without noise 1/2 m2 d (1 -
+    2 eta (1 - 1/N) m2 + c eta^2). Raises ValueError unless n >= 2, d >= 1, m4 >= m2^2 >
+    0 and eta is finite.
+    """
+    _require_centred(n, d, moments)
+    _require.finite("eta", eta)
+    slope = (1 - 1 / n) * moments.m2
+    bend = _centred_curvature(n, d, moments)
+    return 0.5 * moments.m2 * d * (1 - 2 * eta * slope + bend * eta**2)
+
+
+def _require_centred(n, d, moments):
+    _require.positive_int("n", n)
+    _require.positive_int("d", d)
+    if n < 2:
+        raise ValueError(f"n must be at least 2, got {n}")
+    _require_moments(moments)
+
+
+class Schedule(NamedTuple):
+    """Two numbers for each layer of GD++; with gamma = 0 it is gradient descent.
+
+    ``rate`` is eta_k / N, the step of the labels, and ``gamma`` the step of the inputs,
+    x <- (I - gamma_k S) x, with S = sum_i x_i x_i^T of that layer. The last gamma is
+    never read.
+    """
+
+    rate: Float[Array, " layers"]
+    gamma: Float[Array, " layers"]
+
+
+def _require_schedule(schedule):
+    _require.shape("schedule.gamma", schedule.gamma, np.shape(schedule.rate))
+    _require.finite("schedule.rate", schedule.rate)
+    _require.finite("schedule.gamma", schedule.gamma)
+
+
+def unlearned(
+    h: Float[Array, "*spectra"], schedule: Schedule
+) -> Float[Array, "*spectra"]:
+    """p(h), the part of the teacher that is left on eigenvectors of S of eigenvalue h.
+
+    Layer by layer p <- p (1 - rate h s^2) and s <- s (1 - gamma h s^2), both from 1;
+    the prediction is w^T (I - p(S)) x_q. A polynomial in h of degree (3^L - 1)/2, or L
+    without gamma. Raises ValueError unless the schedule is finite and has a gamma for
+    each rate.
+    """
+    _require_schedule(schedule)
+
+    def layer(carry, step):
+        p, s = carry
+        rate, gamma = step
+        seen = h * s**2
+        return (p * (1 - rate * seen), s * (1 - gamma * seen)), None
+
+    (p, _), _ = jax.lax.scan(layer, (jnp.ones_like(h), jnp.ones_like(h)), schedule)
+    return p
+
+
+def spectral_loss(
+    spectrum: Float[Array, " dim"], schedule: Schedule, moments: Moments
+) -> Float[Array, ""]:
+    """The expected loss given a context: 1/2 m2 sum_i p(h_i)^2, h the eigenvalues of S.
+
+    The averages over the teacher and the query are exact; the mean over contexts is the
+    caller's. Raises ValueError as ``unlearned`` does.
+    """
+    _require_moments(moments)
+    return 0.5 * moments.m2 * jnp.sum(unlearned(spectrum, schedule) ** 2)
+
+
+def best_steps(spectra: Float[Array, "contexts dim"], layers: int) -> Schedule:
+    """The steps of gradient descent with the smallest loss on given contexts, exactly.
+
+    The minimiser of the mean of p(h)^2 over all polynomials of degree L with p(0) = 1
+    is orthogonal to lower degrees in the measure h dmu(h), mu the spectra. Its zeros
+    are the Gauss nodes of that measure (eigenvalues of the Jacobi matrix, by Lanczos),
+    all positive, so that L steps of sizes 1/zero reach it. In increasing order; any
+    order gives the same p. Rounding shows from some tens of layers on, where p is steep
+    at the largest eigenvalues. Raises ValueError unless layers >= 1 and the spectra are
+    finite and hold as many different positive eigenvalues.
+    """
+    _require.positive_int("layers", layers)
+    _require.finite("spectra", spectra)
+    h = np.maximum(np.asarray(spectra, float).ravel(), 0)
+    different = np.unique(h[h > 0]).size
+    if different < layers:
+        raise ValueError(
+            f"spectra must hold {layers} different positive eigenvalues, "
+            f"got {different}"
+        )
+    basis, ahead = np.zeros((layers, h.size)), np.sqrt(h)
+    for k in range(layers):
+        ahead = ahead - basis.T @ (basis @ ahead)
+        basis[k] = ahead / np.linalg.norm(ahead)
+        ahead = h * basis[k]
+    zeros = np.linalg.eigvalsh((basis * h) @ basis.T)
+    return Schedule(jnp.asarray(1 / zeros[::-1]), jnp.zeros(layers))
+
+
+def triple_angle(edge, layers: int) -> Schedule:
+    """Layers that triple an angle: rate_k = gamma_k = 9^(k-1) 4 / (3 edge).
+
+    On h = edge sin^2 theta they give p(h) = sin(3^L theta) / (3^L sin theta), the
+    polynomial of degree (3^L - 1)/2 with p(0) = 1 for which the largest absolute value
+    of sqrt(h) p(h) on [0, edge] is smallest. Raises ValueError unless layers >= 1 and
+    the edge is positive.
+    """
+    _require.positive_int("layers", layers)
+    _require.positive("edge", edge)
+    steps = 4 / (3 * edge) * 9.0 ** jnp.arange(layers)
+    return Schedule(steps, steps)
+
+
+@jax.jit
+def _log_loss_and_slope(spectra, schedule):
+    log_loss = lambda schedule: jnp.log(jnp.mean(unlearned(spectra, schedule) ** 2))
+    return jax.value_and_grad(log_loss)(schedule)
+
+
+def best_schedule(
+    spectra: Float[Array, "contexts dim"], start: Schedule, shared: bool = False
+) -> Schedule:
+    """The schedule with the smallest loss on given contexts, by BFGS from ``start``.
+
+    Rates and gammas are multiplied by factors, one each, or with ``shared`` one for all
+    rates and one for all gammas: zeros and (shared) ratios stay as they are. In double
+    precision only (``jax_enable_x64``). Raises ValueError unless the spectra and the
+    start are finite, RuntimeError where no minimum is reached.
+    """
+    _require.shape("spectra", spectra, (None, None))
+    _require.finite("spectra", spectra)
+    _require_schedule(start)
+    first = np.asarray(start, float)
+
+    def objective(factors):
+        schedule = Schedule(*(first * factors.reshape(2, -1)))
+        value, slope = _log_loss_and_slope(spectra, schedule)
+        slope = np.asarray(slope, float) * first
+        return float(value), (slope.sum(axis=1) if shared else slope).ravel()
+
+    ones = np.ones(2 if shared else first.size)
+    found = minimize(objective, ones, jac=True, options={"gtol": 1e-6})
+    if not np.abs(found.jac).max() < 1e-3:
+        raise RuntimeError(f"no minimum reached from {start}: {found.message}")
+    return Schedule(*jnp.asarray(first * found.x.reshape(2, -1)))

@@ -7,19 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from icl_gd import _require
-from icl_gd.attention import Attention
+from icl_gd.attention import Attention, Features
 
 
 class Fit(NamedTuple):
-    """What a run leaves: seeds lead every array of ``params`` and ``measured``."""
+    """What a run leaves: seeds lead every array but ``at``.
+
+    ``state`` is the optimiser's, with which ``fit`` goes on.
+    """
 
     params: Any
     losses: Float[Array, "seeds steps"]
     at: Int[Array, " points"]
     measured: dict[str, Array]
+    state: Any
 
 
 def initialise(key: Key[Array, ""], token: int, scale=0.002) -> Attention:
@@ -32,6 +37,24 @@ def initialise(key: Key[Array, ""], token: int, scale=0.002) -> Attention:
     _require.positive("scale", scale)
     draw = jax.nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
     return Attention(*(draw(k, (token, token)) for k in jax.random.split(key, 4)))
+
+
+def initialise_features(
+    key: Key[Array, ""], token: int, width: int, scale=0.002
+) -> Features:
+    """Draws the weights of ``attention.features``, 4 width hidden units, biases 0.
+
+    Distribution and errors as for ``initialise``.
+    """
+    for name, size in (("token", token), ("width", width)):
+        _require.positive_int(name, size)
+    _require.positive("scale", scale)
+    draw = jax.nn.initializers.variance_scaling(
+        scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
+    )
+    shapes = (width, token), (4 * width, width), (width, 4 * width)
+    embed, hidden, out = map(draw, jax.random.split(key, 3), shapes)
+    return Features(embed, hidden, jnp.zeros(4 * width), out, jnp.zeros(width))
 
 
 def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:
@@ -61,6 +84,20 @@ def _update_of(loss, optimiser, shared):
     return lambda carry, keys: jax.lax.map(lambda seed: update(*seed), (carry, keys))
 
 
+def _over_devices(run, seeds, shared):
+    """Compiles a run; its leading axis of seeds is split where devices can share it."""
+    devices = jax.device_count()
+    if devices == 1 or seeds % devices:
+        return jax.jit(run)
+    mesh = Mesh(jax.devices(), ("seeds",))
+    own, same = PartitionSpec("seeds"), PartitionSpec()
+    specs = own, own, same if shared else own
+    shares = jax.shard_map(
+        run, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False
+    )
+    return jax.jit(shares)
+
+
 def fit(
     loss: Callable[[Any, Key[Array, ""]], Float[Array, ""]],
     params: Any,
@@ -69,6 +106,7 @@ def fit(
     steps: int,
     every: int = 100,
     measures: Mapping[str, Callable[[Any], Array]] | None = None,
+    state: Any = None,
 ) -> Fit:
     """Minimises ``loss(params, key)`` for a batch of seeds, in one scan over the steps.
 
@@ -78,6 +116,8 @@ def fit(
     stream of its own: seeds then take turns within a step, which on a CPU is faster
     than a vmap that shares nothing. ``measures`` maps names to functions of one seed's
     parameters, evaluated before step 0, ``every``, 2 ``every``, ... and after the last.
+    Given its ``params``, its ``state`` and a new key, a run goes on. Where there are
+    several devices whose number divides that of the seeds, they share the seeds.
 
     Random bits come from JAX's sequential Threefry layout, which on a CPU is several
     times faster than the partitionable default and gives other numbers. Raises
@@ -104,17 +144,17 @@ def fit(
         carry, losses = jax.lax.scan(update, carry, keys)
         return carry, (losses, measured)
 
-    @jax.jit
-    def run(params, key):
+    def run(params, state, key):
         split = partial(jax.random.split, num=steps)
         keys = split(key) if shared else jax.vmap(split, out_axes=1)(key)
         keys = keys.reshape(steps // every, every, *key.shape)
-        start = params, jax.vmap(optimiser.init)(params)
-        (params, _), (losses, measured) = jax.lax.scan(stretch, start, keys)
+        carry, (losses, measured) = jax.lax.scan(stretch, (params, state), keys)
         append = lambda a, b: jnp.moveaxis(jnp.concatenate([a, b[None]]), 0, 1)
-        measured = jax.tree.map(append, measured, measure(params))
-        return params, losses.reshape(steps, -1).T, measured
+        measured = jax.tree.map(append, measured, measure(carry[0]))
+        return *carry, losses.reshape(steps, -1).T, measured
 
+    state = jax.vmap(optimiser.init)(params) if state is None else state
+    run = _over_devices(run, len(jax.tree.leaves(params)[0]), shared)
     with jax.threefry_partitionable(False):
-        params, losses, measured = run(params, key)
-    return Fit(params, losses, jnp.arange(0, steps + 1, every), measured)
+        params, state, losses, measured = run(params, state, key)
+    return Fit(params, losses, jnp.arange(0, steps + 1, every), measured, state)

@@ -1,0 +1,139 @@
+"""Speed of the sine-wave run: ours beside a plain version of the published loop, in one process.
+
+    python benchmarks/sine.py [--save]
+
+The plain version is our own, written after the published algorithm (von Oswald et al. 2022): a
+Python loop whose every step draws a batch with one jitted call and updates with another; the layer
+projects all tokens four times and attends from all of them; every 1000 steps a batch is evaluated.
+Both are run in turn, several times; the table gives medians.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+import timing
+
+from icl_gd import attention, measures, tasks, tokens, training
+
+N, WIDTH, BATCH, EVERY, RUN = 10, 40, 2048, 1000, 20_000
+OPTIMISER = optax.chain(
+    optax.clip_by_global_norm(100.0), optax.adamw(1e-3, b1=0.9, b2=0.98, weight_decay=0.0)
+)
+
+
+def start():
+    """The weights at the start."""
+    key_features, key_layer = jax.random.split(jax.random.key(1))
+    return {
+        "features": training.initialise_features(key_features, 2, WIDTH),
+        "layer": training.initialise(key_layer, WIDTH),
+    }
+
+
+# Ours.
+
+
+def draw(key, count):
+    """A batch of tasks."""
+    return jax.vmap(lambda k: tasks.sine(k, N, True))(jax.random.split(key, count))
+
+
+def model(weights):
+    """The MLP and the layer as a function from a task to a label."""
+
+    def label(task):
+        prompt = attention.features(weights["features"], tokens.join(task))
+        return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
+
+    return label
+
+
+EVALUATION = draw(jax.random.key(0), BATCH)
+
+
+def evaluate(weights):
+    """What is measured every 1000 steps."""
+    return measures.mean_loss(model(weights), EVALUATION)
+
+
+def ours(steps):
+    """The published run in one scan."""
+    loss = lambda weights, key: measures.mean_loss(model(weights), draw(key, BATCH))
+    params = jax.tree.map(lambda w: w[None], start())
+    keys = jax.random.split(jax.random.key(2), 1)
+    return training.fit(loss, params, keys, OPTIMISER, steps, min(steps, EVERY), {"loss": evaluate})
+
+
+# Plain.
+
+
+def plain_task(key):
+    """One task with five keys, amplitude and phase from the first, as published."""
+    key, k_x, k_q, k_noise, k_choice = jax.random.split(key, 5)
+    amplitude = jax.random.uniform(key, (1,), minval=0.1, maxval=0.5)
+    phase = jax.random.uniform(key, (1,)) * jnp.pi
+    x = jax.random.uniform(k_x, (N, 1), minval=-5.0, maxval=5.0)
+    x_query = jax.random.uniform(k_q, (1, 1), minval=-5.0, maxval=5.0)
+    y = amplitude * jnp.sin(x + phase)
+    chosen = jax.random.choice(k_choice, N, (0,), replace=False)
+    y = y.at[chosen].set(jax.random.normal(k_noise, (0, 1)))
+    tokens = jnp.concatenate([jnp.concatenate([x, y], 1), jnp.pad(x_query, ((0, 0), (0, 1)))])
+    return tokens, (amplitude * jnp.sin(x_query + phase))[0, 0]
+
+
+plain_draw = jax.jit(lambda key: jax.vmap(plain_task)(jax.random.split(key, BATCH)))
+
+
+def plain_loss(weights, batch):
+    """Half the mean squared error at the last token, batch first, one head."""
+    tokens, target = batch
+    f, p = weights["features"], weights["layer"]
+    e = tokens @ f.embed.T
+    e = e + jax.nn.gelu(e @ f.hidden.T + f.hidden_bias) @ f.out.T + f.out_bias
+    queries, keys = e @ p.query.T, e[:, :-1] @ p.key.T
+    values = e[:, :-1] @ p.value.T
+    scores = jnp.einsum("bthd,bThd->bhtT", queries[:, :, None], keys[:, :, None])
+    mixed = jnp.einsum("bhtT,bThd->bthd", scores, values[:, :, None])
+    after = e + mixed[:, :, 0] @ p.project.T
+    return 0.5 * jnp.mean((-after[:, -1, -1] - target) ** 2)
+
+
+@jax.jit
+def plain_update(weights, state, batch):
+    """One update of the published optimiser."""
+    loss, grads = jax.value_and_grad(plain_loss)(weights, batch)
+    updates, state = OPTIMISER.update(grads, state, weights)
+    return optax.apply_updates(weights, updates), state, loss
+
+
+plain_evaluate = jax.jit(evaluate)
+
+
+def plain(steps):
+    """The loop in Python."""
+    weights, key, history = start(), jax.random.key(2), []
+    state = OPTIMISER.init(weights)
+    for step in range(steps):
+        key, key_batch = jax.random.split(key)
+        weights, state, loss = plain_update(weights, state, plain_draw(key_batch))
+        if step % EVERY == 0:
+            history.append((float(loss), float(plain_evaluate(weights))))
+    return weights
+
+
+def main():
+    """Runs both and prints one table."""
+    plain(1)  # compiles what is jitted once and for all
+    results = timing.measure({"plain": (plain, 20, 120), "ours": (ours, 20, 120)})
+    lines = timing.table(results, RUN)
+    lines += ["", f"a step: plain / ours = {results['plain'][0] / results['ours'][0]:.1f}"]
+    timing.report(
+        "sine", lines, results,
+        seeds="evaluation key 0, weights key 1, tasks key 2",
+        setting=f"N = {N}, width {WIDTH}, batch {BATCH}, evaluation on {BATCH} tasks "
+        f"every {EVERY} steps",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

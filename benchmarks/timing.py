@@ -1,0 +1,81 @@
+"""What the benchmarks share: paired timings, peak memory, and the record of a table."""
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from icl_gd import records
+
+ROUNDS = 3
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(run, steps):
+    """Wall-clock seconds of one run, until its results are there."""
+    before = time.perf_counter()
+    jax.block_until_ready(run(steps))
+    return time.perf_counter() - before
+
+
+def peak_mib(reset=False):
+    """Peak resident memory of this process since the last reset, in MiB (Linux; else None)."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+    except OSError:
+        return None
+
+
+def measure(runs):
+    """For each run: milliseconds a step, seconds before the first step, and peak memory.
+
+    A run is timed at two lengths; their difference is free of what comes before the first step.
+    """
+    times = {name: [] for name in runs}
+    memory = {}
+    for round_ in range(ROUNDS):
+        for name, (run, brief, long) in runs.items():
+            print(f"round {round_ + 1}/{ROUNDS}: {name} ...", end="", flush=True)
+            peak_mib(reset=True)
+            first, last = seconds(run, brief), seconds(run, long)
+            memory[name] = peak_mib()
+            step = (last - first) / (long - brief)
+            times[name].append((1e3 * step, first - brief * step))
+            print(f" {1e3 * step:.2f} ms a step", flush=True)
+    return {
+        name: (*(statistics.median(column) for column in zip(*rows, strict=True)), memory[name])
+        for name, rows in times.items()
+    }
+
+
+def table(results, run):
+    """The rows of a table: a step, what comes before the first, the whole run, the memory."""
+    lines = [f"{'':16s}{'ms a step':>10s}{'first s':>9s}{f'{run} steps, s':>15s}{'peak MiB':>10s}"]
+    for name, (step, first, memory) in results.items():
+        total = first + run * step / 1e3
+        lines.append(f"{name:16s}{step:10.2f}{first:9.1f}{total:15.1f}{memory or 0:10d}")
+    return [
+        *lines,
+        "",
+        f"'first' is what a run costs before its first step; '{run} steps' is extrapolated from it",
+        "and the time a step. 'plain' has compiled before the table.",
+    ]
+
+
+def report(name, lines, results, **setting):
+    """Prints a table with its provenance; with --save, keeps it in benchmarks/results/."""
+    about = records.provenance(f"python benchmarks/{name}.py --save", **setting)
+    table = "\n".join([*lines, "", *(f"{k}: {v}" for k, v in about.items())])
+    print("\n" + table)
+    if "--save" in sys.argv[1:]:
+        kind = "".join(c if c.isalnum() else "-" for c in jax.devices()[0].device_kind.lower())
+        target = RESULTS / f"{name}_{kind}.txt"
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(table + "\n" + json.dumps({"ms": results}) + "\n", encoding="utf-8")
+        temporary.replace(target)

@@ -1,0 +1,229 @@
+"""Makes the full-size records that chapters draw beside their live runs.
+
+    python scripts/reproduce.py [name ...]     (`make reproduce`: all that are missing)
+
+A run goes in stretches. After each, its state is kept under .reproduce/, so that it can be
+interrupted at any time and goes on from there; the record itself is written once, at the end, to
+src/icl_gd/recorded/. A record that exists is made again only if it is named.
+"""
+
+import hashlib
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from icl_gd import attention, descent, measures, records, tasks, tokens, training
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ROOT / "src" / "icl_gd" / "recorded"
+UNFINISHED = ROOT / ".reproduce"
+
+
+class Run(NamedTuple):
+    """A training run: what ``training.fit`` takes, and what of its end is kept.
+
+    ``params`` has a leading axis of seeds and ``keys`` one key a seed; ``measures`` are taken
+    every ``every`` steps; ``keep`` makes what is recorded of the final parameters and of that.
+    """
+
+    loss: Callable
+    params: Any
+    keys: jax.Array
+    optimiser: optax.GradientTransformation
+    steps: int
+    every: int
+    stretches: int
+    measures: dict[str, Callable]
+    keep: Callable[[Any, dict], dict[str, jax.Array]]
+    setting: dict[str, str]
+
+
+def five_layers() -> Run:
+    """Five layers with weights of their own, as published: 50 000 steps, tokens clipped to 10."""
+    n = d = 10
+    depth, clip = 5, 10.0
+
+    def draw(key, count):
+        return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
+
+    def model(layers):
+        return lambda task: attention.predict(layers, task, clip=clip)
+
+    def start(key):
+        keys = jax.random.split(key, depth)
+        return [training.initialise(k, d + 1, 0.002 / depth) for k in keys]
+
+    def errors(layers):
+        return 0.5 * (jax.vmap(model(layers))(evaluation) - evaluation.y_query)[:, 0] ** 2
+
+    def multiplied(layers):
+        each = [attention.products(layer) for layer in layers]
+        return jax.tree.map(lambda *weights: jnp.stack(weights), *each)
+
+    def keep(_, measured):
+        path = measured.pop("products")
+        return {**measured, "kq": path.kq[:, -1], "pv": path.pv[:, -1]}
+
+    evaluation = draw(jax.random.key(0), 10_000)
+    return Run(
+        loss=lambda layers, key: measures.mean_loss(model(layers), draw(key, 2048)),
+        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
+        keys=jax.random.split(jax.random.key(2), 3),
+        optimiser=training.clipped_adam(5e-4, 10.0),
+        steps=50_000,
+        every=500,
+        stretches=25,
+        measures={
+            "loss": lambda layers: jnp.mean(errors(layers)),
+            "median": lambda layers: jnp.median(errors(layers)),
+            "products": multiplied,
+        },
+        keep=keep,
+        setting={
+            "what": "five layers of linear attention, d = N = 10, weights of their own",
+            "training": "batch 2048, Adam (0.9, 0.98) at 5e-4, gradients clipped to norm 10, "
+            "tokens clipped to 10 after each layer, initial variance 0.002 / 5 / 11",
+            "seeds": "three; evaluation key 0, weights key 1, tasks key 2",
+        },
+    )
+
+
+def sine(one_key: bool, attends: bool) -> Run:
+    """Sine waves: an MLP before one linear attention layer, or before one gradient step.
+
+    As published: 20 000 steps of batch 2048, width 40, 160 hidden units; Adam at 1e-3 with
+    attention, at 3e-4 with the gradient step, whose size eta = 0.1 is not trained.
+    """
+    n, width, eta = 10, 40, 0.1
+
+    def draw(key, count):
+        one = lambda k: tasks.sine(k, n, one_key)
+        return jax.vmap(one)(jax.random.split(key, count))
+
+    def model(weights):
+        def label(task):
+            prompt = attention.features(weights["features"], tokens.join(task))
+            if attends:
+                return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
+            x, y = prompt.context[:, :-1], prompt.context[:, -1:]
+            w = -eta * descent.gradient(jnp.zeros((1, width - 1)), x, y)
+            return tokens.prediction(prompt, 1) + w @ prompt.query[:-1]
+
+        return label
+
+    def start(key):
+        key_features, key_layer = jax.random.split(key)
+        weights = {"features": training.initialise_features(key_features, 2, width)}
+        return {**weights, "layer": training.initialise(key_layer, width)} if attends else weights
+
+    def keep(weights, measured):
+        flat = weights["features"]._asdict()
+        if attends:
+            flat |= attention.products(weights["layer"])._asdict()
+        return {**measured, **flat}
+
+    evaluation = draw(jax.random.key(0), 10_000)
+    return Run(
+        loss=lambda weights, key: measures.mean_loss(model(weights), draw(key, 2048)),
+        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 1)),
+        keys=jax.random.split(jax.random.key(2), 1),
+        optimiser=optax.chain(
+            optax.clip_by_global_norm(100.0),
+            optax.adam(1e-3, b1=0.9, b2=0.98) if attends else optax.adam(3e-4),
+        ),
+        steps=20_000,
+        every=200,
+        stretches=20,
+        measures={"loss": lambda weights: measures.mean_loss(model(weights), evaluation)},
+        keep=keep,
+        setting={
+            "what": "sine waves, N = 10, MLP (2 to 40, 160 hidden) and "
+            + ("one layer of linear attention" if attends else "one gradient step, eta = 0.1"),
+            "data": "amplitude and phase from one key, as published"
+            if one_key
+            else "amplitude and phase independent",
+            "training": "batch 2048, gradients clipped to norm 100, "
+            + ("Adam (0.9, 0.98) at 1e-3" if attends else "Adam (0.9, 0.999) at 3e-4"),
+            "seeds": "one; evaluation key 0, weights key 1, tasks key 2",
+        },
+    )
+
+
+RUNS = {
+    "five_layers": five_layers,
+    "sine_published_gd": partial(sine, True, False),
+    "sine_published_attention": partial(sine, True, True),
+    "sine_independent_gd": partial(sine, False, False),
+    "sine_independent_attention": partial(sine, False, True),
+}
+
+
+def fingerprint(run: Run) -> str:
+    """Changes with the setting of a run, its length, its seeds and the version of JAX."""
+    keys = jax.random.key_data(run.keys).tolist()
+    parts = run.setting, run.steps, run.every, run.stretches, keys, jax.__version__
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def resume(path: Path, mark: str) -> tuple[int, Any, float, list]:
+    """Stretches done, parameters and state, seconds spent, and pieces; a fresh start if none."""
+    if path.exists():
+        kept = pickle.loads(path.read_bytes())
+        if kept["mark"] == mark:
+            return kept["done"], kept["state"], kept["seconds"], kept["pieces"]
+    return 0, None, 0.0, []
+
+
+def make(name: str, run: Run, recorded: Path = RECORDED, unfinished: Path = UNFINISHED) -> None:
+    """Runs what is left of a run, stretch by stretch, and writes its record."""
+    recorded.mkdir(exist_ok=True)
+    unfinished.mkdir(exist_ok=True)
+    checkpoint = unfinished / f"{name}.pickle"
+    mark = fingerprint(run)
+    done, state, seconds, pieces = resume(checkpoint, mark)
+    params, state = state or (run.params, None)
+    for stretch in range(done, run.stretches):
+        began = time.perf_counter()
+        keys = jax.vmap(jax.random.fold_in, (0, None))(run.keys, stretch)
+        fit = training.fit(
+            run.loss, params, keys, run.optimiser, run.steps // run.stretches, run.every,
+            run.measures, state,
+        )  # fmt: skip
+        params, state = jax.tree.map(np.asarray, (fit.params, fit.state))
+        new = slice(1 if stretch else 0, None)  # a stretch begins where the last one ended
+        pieces = [*pieces, jax.tree.map(lambda m, new=new: np.asarray(m)[:, new], fit.measured)]
+        seconds += time.perf_counter() - began
+        kept = {"mark": mark, "done": stretch + 1, "state": (params, state)}
+        temporary = checkpoint.with_suffix(".tmp")
+        temporary.write_bytes(pickle.dumps({**kept, "seconds": seconds, "pieces": pieces}))
+        temporary.replace(checkpoint)
+        left = seconds / (stretch + 1) * (run.stretches - stretch - 1)
+        print(f"{name}: {stretch + 1}/{run.stretches}, {left / 60:.0f} min left", flush=True)
+    measured = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *pieces)
+    data = {"at": np.arange(0, run.steps + 1, run.every), **run.keep(params, measured)}
+    command = f"python scripts/reproduce.py {name}"
+    about = records.provenance(command, **run.setting, minutes=round(seconds / 60, 1))
+    records.save(recorded / f"{name}.json", records.Record(about, data))
+    checkpoint.unlink(missing_ok=True)
+
+
+def main(names: list[str]) -> None:
+    """Makes the named records, or all that are missing."""
+    unknown = set(names) - set(RUNS)
+    if unknown:
+        raise SystemExit(f"no such run: {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
+    for name in names or [n for n in RUNS if not (RECORDED / f"{n}.json").exists()]:
+        make(name, RUNS[name]())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,63 @@
+"""A record comes back as it was saved, and a file is written whole or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+
+from icl_gd import records
+
+DATA = {
+    "at": np.arange(3),
+    "loss": np.array([[1 / 3, 2e-9, 12345678.0]]),
+    "flag": np.array(2.5),
+}
+
+
+def test_what_is_saved_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "recorded").mkdir()
+    about = records.provenance("make it", seeds="one")
+    records.save(tmp_path / "recorded" / "run.json", records.Record(about, DATA))
+    monkeypatch.setattr(records, "files", lambda package: tmp_path)
+    found = records.load("run")
+    assert found.about == about and list(found.data) == list(DATA)
+    for name, values in DATA.items():
+        assert found.data[name].shape == values.shape
+        np.testing.assert_allclose(found.data[name], values, rtol=5e-6)
+    assert found.data["at"].dtype.kind == "i"
+    assert [f.name for f in (tmp_path / "recorded").iterdir()] == ["run.json"]
+
+
+def test_six_digits_are_kept(tmp_path):
+    records.save(tmp_path / "run.json", records.Record({}, DATA))
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored["data"]["loss"] == [[0.333333, 2e-9, 12345700.0]]
+
+
+def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path):
+    path = tmp_path / "run.json"
+    records.save(path, records.Record({}, DATA))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"data\['loss'\] must be finite"):
+        records.save(path, records.Record({}, {**DATA, "loss": np.array([np.nan])}))
+    assert path.read_bytes() == before
+
+
+def test_unknown_name_is_named(tmp_path, monkeypatch):
+    (tmp_path / "recorded").mkdir()
+    records.save(tmp_path / "recorded" / "run.json", records.Record({}, DATA))
+    monkeypatch.setattr(records, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match="name must be one of run, got 'walk'"):
+        records.load("walk")
+
+
+def test_provenance_says_how_to_repeat():
+    about = records.provenance("make it", seeds="one")
+    assert about["command"] == "make it" and about["seeds"] == "one"
+    assert {"date", "commit", "device", "host", "jax", "numpy", "python", "peak MiB"} <= set(about)
+    assert repr(records.Record(about, {})).startswith("command: make it\nseeds: one\n")
+
+
+def test_provenance_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert records.provenance("make it")["commit"] == "unknown"

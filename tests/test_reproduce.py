@@ -1,0 +1,137 @@
+"""Long runs: interrupted and resumed they are the uninterrupted run, and records stay whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reproduce
+
+from icl_gd import records, training
+
+
+@pytest.fixture(autouse=True)
+def own_streams():
+    """The checker does not know that a transposed array of keys holds other keys' data."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+def a_run(**changes):
+    loss = lambda p, key: jnp.sum((p - jax.random.normal(key, (2,))) ** 2)
+    run = reproduce.Run(
+        loss=loss,
+        params=jnp.ones((2, 2)),
+        keys=jax.random.split(jax.random.key(0), 2),
+        optimiser=training.clipped_adam(0.1, 1.0),
+        steps=12,
+        every=2,
+        stretches=3,
+        measures={"norm": jnp.linalg.norm, "path": lambda p: p},
+        keep=lambda p, measured: {**measured, "last": p},
+        setting={"what": "a test"},
+    )
+    return run._replace(**changes)
+
+
+def read(folder, monkeypatch):
+    monkeypatch.setattr(records, "files", lambda package: folder)
+    return records.load("run")
+
+
+def make(folder, run):
+    (folder / "recorded").mkdir(exist_ok=True, parents=True)
+    reproduce.make("run", run, folder / "recorded", folder / "unfinished")
+
+
+def test_record_has_every_point_once(tmp_path, monkeypatch, capsys):
+    make(tmp_path, a_run())
+    found = read(tmp_path, monkeypatch)
+    np.testing.assert_array_equal(found.data["at"], [0, 2, 4, 6, 8, 10, 12])
+    assert found.data["norm"].shape == (2, 7)
+    np.testing.assert_allclose(found.data["path"][:, 0], 1)
+    np.testing.assert_allclose(found.data["path"][:, -1], found.data["last"])
+    assert len({tuple(row) for row in found.data["path"][0]}) == 7
+    assert found.about["command"] == "python scripts/reproduce.py run"
+    assert found.about["what"] == "a test"
+    assert not list((tmp_path / "unfinished").iterdir())
+    assert capsys.readouterr().out.splitlines()[-1] == "run: 3/3, 0 min left"
+
+
+def test_interrupted_run_goes_on(tmp_path, monkeypatch):
+    make(tmp_path / "whole", a_run())
+    calls = []
+
+    def fit(*args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args)
+
+    real = training.fit
+    monkeypatch.setattr(training, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "cut", a_run())
+    assert not list((tmp_path / "cut" / "recorded").iterdir())
+    monkeypatch.setattr(training, "fit", real)
+    began = []
+    monkeypatch.setattr(training, "fit", lambda *args: began.append(1) or real(*args))
+    make(tmp_path / "cut", a_run())
+    assert len(began) == 1  # only the stretch that was missing
+    whole = read(tmp_path / "whole", monkeypatch).data
+    cut = read(tmp_path / "cut", monkeypatch).data
+    for name in whole:
+        np.testing.assert_array_equal(cut[name], whole[name])
+
+
+def test_another_setting_starts_again(tmp_path, monkeypatch):
+    real, calls = training.fit, []
+
+    def fit(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(training, "fit", fit)
+    for change in ({"steps": 24}, {"setting": {"what": "another"}}):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path, a_run())
+        run = a_run(**change)
+        make(tmp_path, run)
+        assert len(calls) == 2 + run.stretches
+
+
+def test_each_seed_is_its_own_run(tmp_path, monkeypatch):
+    make(tmp_path / "both", a_run())
+    one = a_run(params=jnp.ones((1, 2)), keys=jax.random.split(jax.random.key(0), 2)[1:])
+    make(tmp_path / "one", one)
+    both, alone = (read(tmp_path / name, monkeypatch).data["norm"] for name in ("both", "one"))
+    np.testing.assert_allclose(both[1:], alone, rtol=1e-5)
+    assert abs(both[0] - both[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", list(reproduce.RUNS))
+def test_each_run_starts(name, tmp_path, monkeypatch):
+    """Every long run can be built, measured and recorded, at a few steps."""
+    run = reproduce.RUNS[name]()
+    assert run.steps % run.stretches == 0 and run.steps // run.stretches % run.every == 0
+    short = run._replace(steps=2, every=1, stretches=1)
+    (tmp_path / "recorded").mkdir()
+    reproduce.make(name, short, tmp_path / "recorded", tmp_path / "unfinished")
+    stored = (tmp_path / "recorded" / f"{name}.json").stat().st_size
+    assert stored < 2e6
+
+
+def test_every_record_can_be_made_again():
+    recorded = {path.stem for path in reproduce.RECORDED.glob("*.json")}
+    assert recorded == set(reproduce.RUNS)
+    for name in recorded:
+        about = records.load(name).about
+        assert about["command"] == f"python scripts/reproduce.py {name}"
+        assert {"what", "training", "seeds", "date", "device", "jax"} <= set(about)
+
+
+def test_unknown_run_is_named():
+    with pytest.raises(SystemExit, match="no such run: walk; there are"):
+        reproduce.main(["walk"])
