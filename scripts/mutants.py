@@ -240,9 +240,10 @@ def meet_tests(module, source, folder):
     os.dup2(log, 2)
     import pytest
 
-    tests = ROOT / "tests" / f"test_{module.lstrip('_')}.py"
+    names = [module.lstrip("_"), *({"theory": ["spectral"]}.get(module, []))]
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
     where = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", *where, str(tests)]
+    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", *where, *tests]
     return pytest.main(options, plugins=[NoShrinking()])
 
 
