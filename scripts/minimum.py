@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLLOWS = {"contourpy", "jaxlib", "ml-dtypes", "opt-einsum", "pyparsing", "scipy"}
 
 project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-lowest = dict(re.fullmatch(r"([\w-]+)>=([\w.]+)", d).groups() for d in project["dependencies"])
+lowest = dict(
+    re.fullmatch(r"([\w-]+)>=([\w.]+)(?:,.*)?", d).groups() for d in project["dependencies"]
+)
 lowest["jaxlib"] = lowest["jax"]
 for package, version in lowest.items():
     print(f"{package}=={version}")
