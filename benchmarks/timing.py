@@ -12,6 +12,7 @@ from icl_gd import records
 
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results"
+RECORDED = Path(__file__).parents[1] / "src" / "icl_gd" / "recorded"
 
 
 def seconds(run, steps):

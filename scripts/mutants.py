@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "icl_gd"
 MODULES = [
     "_require", "tasks", "tokens", "attention", "descent", "constructions",
-    "theory", "training", "measures", "plots", "claims",
+    "theory", "flow", "training", "measures", "plots", "claims",
 ]  # fmt: skip
 LIMIT = 120  # seconds for the tests of one mutant; what takes longer counts as caught
 WORKERS = 2

@@ -8,7 +8,7 @@ from chapters import PAGES, ROOT, code
 
 ORDER = [
     "tasks", "tokens", "attention", "descent", "constructions",
-    "theory", "training", "measures", "plots", "claims", "records",
+    "theory", "flow", "training", "measures", "plots", "claims", "records",
 ]  # fmt: skip
 PACKAGE = ROOT / "src" / "icl_gd"
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py")}

@@ -293,3 +293,46 @@ def test_source_is_the_code_itself():
     assert shown.code == inspect.getsource(descent.loss).rstrip()
     assert repr(shown) == shown.code
     assert shown._repr_markdown_() == f"```python\n{shown.code}\n```"
+
+
+CORNER = np.array([[2.0, 2.0], [1.0, 1.0], [0.5, 0.5]])
+
+
+def test_a_portrait_has_flows_both_branches_and_what_is_trained(ax):
+    side = CORNER[:, ::-1] + [0.0, 1.0]
+    plots.portrait(ax, [CORNER, side], 0.25, [CORNER, side[:2]], reach=3.0)
+    flows, branches, trained = ax.lines[:2], ax.lines[2:4], ax.lines[4:]
+    assert [data(line) for line in flows] == [CORNER.T.tolist(), side.T.tolist()]
+    assert {colour(line) for line in flows} == {plots.ROLES["noise"]["color"]}
+    for branch, sign in zip(branches, (1, -1), strict=True):
+        a, b = branch.get_data()
+        np.testing.assert_allclose(a * b, 0.25)
+        assert np.all(sign * a > 0) and np.abs(a).max() == pytest.approx(3.0)
+        assert np.abs(b).max() == pytest.approx(3.0)
+    assert data(trained[0]) == CORNER.T.tolist() and data(trained[1]) == [[2.0], [2.0]]
+    assert data(trained[2]) == side[:2].T.tolist()
+    assert {colour(line) for line in trained} == {plots.ROLES["trained"]["color"]}
+    assert ax.get_legend_handles_labels()[1] == ["$ab$ at its limit", "trained"]
+    assert ax.get_xlim() == ax.get_ylim() == (-3.0, 3.0)
+    assert ax.get_xlabel().startswith("$a$") and ax.get_ylabel().startswith("$b$")
+
+
+def test_an_arrow_shows_the_direction_half_way(ax):
+    path = np.stack([np.arange(5.0), np.zeros(5)], axis=1)
+    plots.portrait(ax, [path], 1.0, [], reach=5.0)
+    (arrow,) = ax.texts
+    assert tuple(arrow.xyann) == (1.0, 0.0) and tuple(arrow.xy) == (2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "flows, product, trained, reach, name",
+    [
+        ([CORNER[:, :1]], 1.0, [], 1.0, "path"),
+        ([], 1.0, [CORNER[0]], 1.0, "path"),
+        ([], 0.0, [], 1.0, "product"),
+        ([], 1.0, [], -1.0, "reach"),
+    ],
+)
+def test_bad_portraits(ax, flows, product, trained, reach, name):
+    with pytest.raises(ValueError, match=f"{name} must"):
+        plots.portrait(ax, flows, product, trained, reach)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
 from icl_gd.tasks import Task
@@ -190,3 +190,58 @@ def features(weights: Features, prompt: Prompt) -> Prompt:
         return e + hidden @ weights.out.T + weights.out_bias
 
     return jax.tree.map(transform, prompt)
+
+
+# Causal linear attention, three forms of one map: at each position t = 2..T it gives PV
+# E_t E_t^* KQ e_t / (t - 1), with E_t the columns e_1 .. e_t.
+
+
+def causal_quadratic(
+    layer: Products, e: Inexact[Array, "length token"]
+) -> Inexact[Array, "length-1 outputs"]:
+    """Scores every token against every earlier one: O(T^2) time and memory.
+
+    Raises ValueError unless ``layer.kq`` is square of the tokens' size and ``layer.pv``
+    reads tokens. Zheng et al. (2024), equation 2, which this takes at all positions.
+    """
+    ages = _require_causal(layer, e)
+    scores = (e @ layer.kq.T) @ e.conj().T
+    return (jnp.tril(scores) @ e @ layer.pv.T)[1:] / ages
+
+
+def causal_prefix(
+    layer: Products, e: Inexact[Array, "length token"]
+) -> Inexact[Array, "length-1 outputs"]:
+    """Sums G_t = sum_{s<=t} e_s e_s^* once for all t: O(T), and parallel over t.
+
+    Errors as for ``causal_quadratic``.
+    """
+    ages = _require_causal(layer, e)
+    gram = jnp.cumsum(e[:, :, None] * e.conj()[:, None, :], axis=0)
+    seen = jnp.einsum("tij,tj->ti", gram, e @ layer.kq.T)
+    return (seen @ layer.pv.T)[1:] / ages
+
+
+def causal_recurrent(
+    layer: Products, e: Inexact[Array, "length token"]
+) -> Inexact[Array, "length-1 outputs"]:
+    """Carries G_t from token to token: O(T) time, and no other memory.
+
+    Errors as for ``causal_quadratic``.
+    """
+    ages = _require_causal(layer, e)
+
+    def step(gram, e_t):
+        gram = gram + jnp.outer(e_t, e_t.conj())
+        return gram, layer.pv @ gram @ layer.kq @ e_t
+
+    _, predictions = jax.lax.scan(step, jnp.zeros((e.shape[1],) * 2, e.dtype), e)
+    return predictions[1:] / ages
+
+
+def _require_causal(layer, e):
+    """Raises unless shapes fit; the divisors t - 1 of the positions 2..T."""
+    token = e.shape[1]
+    _require.shape("layer.kq", layer.kq, (token, token))
+    _require.shape("layer.pv", layer.pv, (None, token))
+    return jnp.arange(1, len(e))[:, None]

@@ -87,3 +87,29 @@ def interpolate(trained: Attention, constructed: Attention, d: int) -> Attention
     kq, pv = jax.tree.map(lambda a, b: 0.5 * (a + b), *ends)
     identity = jnp.eye(kq.shape[0], dtype=kq.dtype)
     return Attention(query=kq, key=identity, value=pv, project=identity)
+
+
+def autoregressive_step(a, b, d: int) -> Products:
+    """The causal layer that takes one gradient step of size ab on the sequence so far.
+
+    For tokens (x_t, x_{t-1}): KQ = [[0, 0], [a I, 0]] scores x_{s-1} against x_t, PV =
+    [b I, 0] writes x_s. Zheng et al. (2024), Assumption 3.1 and Corollary 4.1. Raises
+    ValueError unless d >= 1 and a and b are finite.
+    """
+    _require.positive_int("d", d)
+    _require.finite("a", a)
+    _require.finite("b", b)
+    return embed_blocks(Products(a * jnp.eye(d), b * jnp.eye(d)))
+
+
+def embed_blocks(blocks: Products) -> Products:
+    """Puts A and B into a causal layer for pairs: KQ = [[0, 0], [A, 0]], PV = [B, 0].
+
+    ``blocks.kq`` is A, ``blocks.pv`` is B. Raises ValueError unless both are (d, d).
+    """
+    d = blocks.kq.shape[0]
+    _require.shape("blocks.kq", blocks.kq, (d, d))
+    _require.shape("blocks.pv", blocks.pv, (d, d))
+    none = jnp.zeros((d, d), blocks.kq.dtype)
+    kq = jnp.block([[none, none], [blocks.kq, none]])
+    return Products(kq, jnp.concatenate([blocks.pv, none], axis=1))

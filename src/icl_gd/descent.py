@@ -7,7 +7,7 @@ the half.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
 
@@ -89,3 +89,29 @@ def gd_plus_plus(
     start = x, y, x_query, w0 @ x_query
     (_, _, _, prediction), _ = jax.lax.scan(step, start, (rate, gamma))
     return prediction
+
+
+def running_step(
+    x: Inexact[Array, "length dim"], eta
+) -> Inexact[Array, "length-1 dim dim"]:
+    """One gradient step from W = 0 on what was seen before each position t = 2..T.
+
+    W_t = eta/(t-1) sum_{i<t} x_{i+1} x_i^*, the step of size eta on 1/(2(t-1))
+    sum_{i<t} ||W x_i - x_{i+1}||^2; W_t x_t predicts x_{t+1}. Raises ValueError unless
+    eta is finite.
+    """
+    _require.finite("eta", eta)
+    pairs = x[1:, :, None] * x[:-1].conj()[:, None, :]
+    return eta * jnp.cumsum(pairs, axis=0) / jnp.arange(1, len(x))[:, None, None]
+
+
+def running_least_squares(
+    x: Inexact[Array, "length dim"],
+) -> Inexact[Array, "length-1 dim dim"]:
+    """The least-norm minimiser of the same loss at each position t = 2..T."""
+
+    def solve(t):
+        seen = (jnp.arange(len(x) - 1) < t - 1)[:, None]
+        return (jnp.linalg.pinv(seen * x[:-1], rtol=1e-10) @ (seen * x[1:])).T
+
+    return jax.vmap(solve)(jnp.arange(2, len(x) + 1))

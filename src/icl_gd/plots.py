@@ -230,3 +230,37 @@ def steps(ax: Axes, t, y, line, truth, curves, marks, answers, labels) -> Axes:
         ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=1.5
     )
     return ax
+
+
+def portrait(ax: Axes, flows, product: float, trained, reach: float) -> Axes:
+    """Draws a flow in the plane of (a, b), and training on it.
+
+    ``flows`` and ``trained`` hold one path each of points (a, b), grey with an arrow
+    and in the style of what is trained; the hyperbola a b = ``product``, where both
+    end, is theory. The axes reach from -reach to reach. Raises ValueError unless paths
+    have the shape (points, 2) and product and reach are positive.
+    """
+    _require.positive("product", product)
+    _require.positive("reach", reach)
+    for path in (*flows, *trained):
+        _require.shape("path", path, (None, 2))
+    grey = ROLES["noise"]["color"]
+    for path in flows:
+        a, b = np.asarray(path).T
+        ax.plot(a, b, color=grey, lw=0.9)
+        length = np.hypot(np.diff(a), np.diff(b)).cumsum()
+        half = np.searchsorted(length, length[-1] / 2)
+        arrow = {"arrowstyle": "-|>", "color": grey, "lw": 0.9}
+        ax.annotate(
+            "", (a[half + 1], b[half + 1]), (a[half], b[half]), arrowprops=arrow
+        )
+    side = np.geomspace(product / reach, reach, 200)
+    for sign, label in ((1, "$ab$ at its limit"), (-1, None)):
+        ax.plot(sign * side, sign * product / side, label=label, **ROLES["theory"])
+    for path, label in zip(trained, ["trained"] + [None] * len(trained), strict=False):
+        a, b = np.asarray(path).T
+        ax.plot(a, b, label=label, **{**ROLES["trained"], "marker": "", "lw": 2.5})
+        ax.plot(a[0], b[0], "o", color=ROLES["trained"]["color"], ms=6)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    ax.set(xlabel="$a$ (scores)", ylabel="$b$ (values)")
+    return ax

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Complex, Float, Key
 
 from icl_gd import _require
 
@@ -104,3 +104,37 @@ def sine(key: Key[Array, ""], n: int, one_key: bool = False) -> Task:
     size = turn if one_key else jax.random.uniform(key_amplitude)
     y = (0.1 + 0.4 * size) * jnp.sin(x + jnp.pi * turn)
     return Task(x[:-1], y[:-1], x[-1], y[-1])
+
+
+def autoregressive(
+    key: Key[Array, ""], length: int, d: int, start: Callable = jax.random.normal
+) -> Complex[Array, "{length} {d}"]:
+    """Draws x_1 and phases and continues x_{t+1} = diag(lambda) x_t up to x_T.
+
+    ``start(key, (d,))`` draws x_1, which is real; the lambda_j are independent and
+    uniform on the unit circle. Zheng et al. (2024), section 3. Raises ValueError unless
+    length, d >= 1.
+    """
+    _require.positive_int("length", length)
+    _require.positive_int("d", d)
+    key_start, key_phase = jax.random.split(key)
+    angle = 2 * jnp.pi * jax.random.uniform(key_phase, (d,))
+    turns = jnp.exp(1j * angle * jnp.arange(length)[:, None])
+    return start(key_start, (d,)) * turns
+
+
+def one_hot_start(key: Key[Array, ""], shape: tuple[int]) -> Float[Array, " dim"]:
+    """+1 or -1 at one coordinate and zero elsewhere, all equally likely."""
+    key_place, key_sign = jax.random.split(key)
+    place = jax.random.randint(key_place, (), 0, shape[0])
+    return jax.random.rademacher(key_sign, (), float) * jax.nn.one_hot(place, *shape)
+
+
+def sign_start(key: Key[Array, ""], shape: tuple[int]) -> Float[Array, " dim"]:
+    """Independent coordinates +1 or -1."""
+    return jax.random.rademacher(key, shape, float)
+
+
+def ones_start(key: Key[Array, ""], shape: tuple[int]) -> Float[Array, " dim"]:
+    """Ones."""
+    return jnp.ones(shape)

@@ -3,12 +3,14 @@
 Joined tokens: e_j = (x_j, y_j) in R^(d + m). The query token is (x_q, -W0 x_q), and a
 prediction is minus the last m entries of the query token: attention *adds* to a token,
 gradient descent *subtracts* from a residual, and the two signs meet here.
+
+Pairs: e_t = (x_t, x_{t-1}) in C^(2d), for a sequence that is to be continued.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
 from icl_gd.tasks import Task
@@ -45,3 +47,12 @@ def prediction(prompt: Prompt, outputs: int) -> Float[Array, "{outputs}"]:
     _require.positive_int("outputs", outputs)
     _require.between("outputs", outputs, 1, prompt.query.shape[0] - 1)
     return -prompt.query[-outputs:]
+
+
+def pair(x: Inexact[Array, "length dim"]) -> Inexact[Array, "length 2*dim"]:
+    """Joins every x_t to the one before: e_t = (x_t, x_{t-1}), with x_0 = 0.
+
+    Zheng et al. (2024), section 3.
+    """
+    before = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+    return jnp.concatenate([x, before], axis=1)

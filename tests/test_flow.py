@@ -1,0 +1,338 @@
+"""Autoregressive training: closed forms against exact averages through the layer itself.
+
+An average over phases is exact on a grid of roots of unity that is finer than every exponent, so
+that starts and phases can be enumerated and each loss computed by the forward pass.
+"""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import attention, constructions, flow, tokens
+from icl_gd.attention import Products
+
+GAUSSIAN = flow.independent(1.0, 3.0, 15.0)
+SIGNS = flow.independent(1.0, 1.0, 1.0)
+
+
+def signs(d):
+    return [np.array(s, float) for s in product((-1, 1), repeat=d)]
+
+
+def hot(d, size=1.0):
+    return [s * size * np.eye(d)[j] for j in range(d) for s in (-1, 1)]
+
+
+def lopsided(d):
+    """Two starts that are neither symmetric nor exchangeable."""
+    return [np.arange(1.0, d + 1), np.array([-1.0, 0.5, 2.0][:d])]
+
+
+def powers_of(starts):
+    return lambda powers: float(np.mean([np.prod(x ** np.array(powers)) for x in starts]))
+
+
+def all_sequences(starts, length):
+    """Every start with every combination of phases on a grid that is fine enough."""
+    d, roots = len(starts[0]), 4 * length + 1
+    circle = np.exp(2j * np.pi * np.arange(roots) / roots)
+    phases = np.array(list(product(circle, repeat=d)))
+    turns = phases[:, None, :] ** np.arange(length)[:, None]
+    return jnp.asarray(np.concatenate([x * turns for x in starts]))
+
+
+def through_the_layer(layer, sequences):
+    """The mean loss, by the forward pass."""
+    predictions = jax.vmap(lambda x: attention.causal_prefix(layer, tokens.pair(x)))(sequences)
+    gaps = predictions[:, :-1] - sequences[:, 2:]
+    return 0.5 * jnp.mean(jnp.sum(jnp.abs(gaps) ** 2, axis=(1, 2)))
+
+
+def a_layer(seed, d):
+    draw = np.random.default_rng(seed).normal
+    matrix = lambda *shape: jnp.asarray(draw(size=shape) + 1j * draw(size=shape))
+    return Products(matrix(2 * d, 2 * d), matrix(d, 2 * d))
+
+
+def some_blocks(seed, d):
+    draw = np.random.default_rng(seed).normal
+    return Products(jnp.asarray(draw(size=(d, d))), jnp.asarray(draw(size=(d, d))))
+
+
+def as_layer(blocks):
+    return constructions.embed_blocks(jax.tree.map(lambda w: w.astype(complex), blocks))
+
+
+# Laws of the start.
+
+
+@pytest.mark.parametrize(
+    "powers", [(2, 0, 0), (4, 2, 0), (2, 2, 2), (1, 0, 0), (6, 0, 0), (3, 3, 0)]
+)
+def test_laws_are_those_of_their_starts(powers):
+    assert SIGNS(powers) == pytest.approx(powers_of(signs(3))(powers))
+    assert flow.one_hot(1.5)(powers) == pytest.approx(powers_of(hot(3, 1.5))(powers))
+    assert flow.ones(powers) == 1
+
+
+@pytest.mark.parametrize(
+    "powers, value", [((4, 2), 3.0), ((2, 2), 1.0), ((6, 0), 15.0), ((1, 2), 0.0)]
+)
+def test_independent_moments_multiply(powers, value):
+    assert GAUSSIAN(powers) == value
+
+
+@pytest.mark.parametrize("starts", [signs(3), hot(3), hot(3, 2.0)])
+def test_kappas_by_enumeration(starts):
+    x = np.array(starts)
+    law = flow.kappas(powers_of(starts), 3)
+    assert law.m2 == pytest.approx(np.mean(x[:, 0] ** 2))
+    assert law.k1 == pytest.approx(np.mean(x[:, 0] ** 4))
+    assert law.k2 == pytest.approx(np.mean(x[:, 0] ** 6))
+    assert law.k3 == pytest.approx(np.mean(x[:, 0] ** 2 * (x[:, 1] ** 4 + x[:, 2] ** 4)))
+    assert flow.kappas(GAUSSIAN, 5) == (1.0, 3.0, 15.0, 12.0)
+    assert flow.kappas(GAUSSIAN, 1) == (1.0, 3.0, 15.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "moments, message",
+    [
+        ((0.0, 1.0, 1.0), "m2 must be positive"),
+        ((-1.0, 1.0, 1.0), "m2 must be positive"),
+        ((1.0, np.inf, 1.0), "finite"),
+        ((1.0, 0.9, 3.0), r"m4 >= m2\^2, .* got m2 = 1.0, m4 = 0.9"),
+        ((1.0, 2.0, 3.9), r"m2 m6 >= m4\^2, .* m6 = 3.9"),
+    ],
+)
+def test_moments_of_no_law(moments, message):
+    with pytest.raises(ValueError, match=message):
+        flow.independent(*moments)
+    even = dict(zip((0, 2, 4, 6), (1.0, *moments), strict=True))
+    with pytest.raises(ValueError, match=message):
+        flow.kappas(lambda powers: np.prod([even[n] for n in powers]), 2)
+
+
+@pytest.mark.parametrize("k3", [-0.1, 2.1])
+def test_mixed_moment_of_no_law(k3):
+    with pytest.raises(ValueError, match=r"k3 must be between 0 and \(d - 1\) k2 = 2.0, got"):
+        flow.kappas(lambda powers: k3 / 2 if powers[0] == 2 and powers[1] == 4 else 1.0, 3)
+
+
+def test_size_of_a_start(unchecked):
+    with pytest.raises(ValueError, match="size must be positive"):
+        flow.one_hot(0.0)
+    for d in (0, 2.0):
+        with pytest.raises((ValueError, TypeError), match="d must be"):
+            flow.kappas(GAUSSIAN, d)
+
+
+# The diagonal.
+
+
+@pytest.mark.parametrize("starts", [signs(2), hot(2, 1.3), hot(1, 0.7)])
+@pytest.mark.parametrize("length", [3, 5])
+def test_diagonal_loss_by_enumeration(starts, length):
+    d = len(starts[0])
+    layer = as_layer(Products(0.6 * jnp.eye(d), 0.7 * jnp.eye(d)))
+    found = through_the_layer(layer, all_sequences(starts, length))
+    law = flow.kappas(powers_of(starts), d)
+    assert flow.diagonal_loss(0.42, length, d, law) == pytest.approx(float(found), rel=1e-12)
+
+
+@pytest.mark.parametrize("length, d", [(3, 1), (4, 3), (30, 5)])
+def test_positions_add_up(length, d):
+    law = flow.kappas(GAUSSIAN, d)
+    each = sum(flow.loss_at(0.3, t, d, law) for t in range(2, length))
+    assert each == pytest.approx(flow.diagonal_loss(0.3, length, d, law))
+    by_hand = sum(1 / (t - 1) for t in range(2, length)) / (length - 2)
+    assert flow.crosstalk(length) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("length, d", [(3, 2), (100, 5)])
+def test_limit_is_the_best_step(length, d):
+    law = flow.kappas(GAUSSIAN, d)
+    slope = jax.grad(lambda ab: flow.diagonal_loss(ab, length, d, law))
+    assert slope(flow.limit(length, law)) == pytest.approx(0, abs=1e-10)
+    assert flow.limit(100, flow.kappas(GAUSSIAN, 5)) == pytest.approx(0.191905, abs=1e-6)
+
+
+@pytest.mark.parametrize("powers", [GAUSSIAN, flow.one_hot(2.0), flow.independent(1, 1.8, 4)])
+def test_flow_of_the_diagonal_is_that_of_all_entries(powers):
+    length, d, a, b = 7, 3, 0.8, -0.3
+    q = flow.exact_quartic(length, d, powers)
+    blocks = Products(a * jnp.eye(d), b * jnp.eye(d))
+    slope = jax.grad(flow.quartic_loss)(blocks, q)
+    by_a, by_b = flow.diagonal_flow((a, b), length, flow.kappas(powers, d))
+    np.testing.assert_allclose(slope.kq, -by_a * np.eye(d), atol=1e-12)
+    np.testing.assert_allclose(slope.pv, -by_b * np.eye(d), atol=1e-12)
+
+
+def test_logistic_solves_the_flow():
+    law, times = flow.kappas(GAUSSIAN, 5), jnp.linspace(0.0, 0.02, 9)
+    velocity = lambda point: flow.diagonal_flow(point, 100, law)
+    a, b = flow.integrate(velocity, (jnp.array(0.2), jnp.array(0.2)), times)
+    np.testing.assert_allclose(a * b, flow.logistic(times, 0.04, 100, law), rtol=1e-8)
+    a, b = flow.integrate(velocity, (jnp.array(0.2), jnp.array(1.5)), times)
+    np.testing.assert_allclose(a**2 - b**2, 0.04 - 2.25, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: flow.crosstalk(2), "length must be at least 3, got 2"),
+        (lambda: flow.crosstalk(3.0), "length must be an int"),
+        (lambda: flow.limit(1, flow.kappas(GAUSSIAN, 2)), "length must be at least 3, got 1"),
+        (lambda: flow.diagonal_loss(1.0, 2, 2, flow.kappas(GAUSSIAN, 2)), "length must be at"),
+        (lambda: flow.diagonal_loss(np.nan, 4, 2, flow.kappas(GAUSSIAN, 2)), "ab must be finite"),
+        (lambda: flow.diagonal_loss(1.0, 4, 0, flow.kappas(GAUSSIAN, 2)), "d must be at least 1"),
+        (lambda: flow.loss_at(1.0, 1, 2, flow.kappas(GAUSSIAN, 2)), "t must be at least 2, got 1"),
+        (lambda: flow.loss_at(1.0, np.array([2, 1]), 2, flow.kappas(GAUSSIAN, 2)), "t must be at"),
+        (lambda: flow.loss_at(np.inf, 2, 2, flow.kappas(GAUSSIAN, 2)), "ab must be finite"),
+        (lambda: flow.loss_at(1.0, 2, 0, flow.kappas(GAUSSIAN, 2)), "d must be at least 1"),
+        (lambda: flow.logistic(0.1, 0.0, 4, flow.kappas(GAUSSIAN, 2)), "start must be positive"),
+        (lambda: flow.logistic(np.nan, 1.0, 4, flow.kappas(GAUSSIAN, 2)), "time must be finite"),
+        (lambda: flow.exact_quartic(2, 2, flow.ones), "length must be at least 3, got 2"),
+        (lambda: flow.exact_quartic(3, 0, flow.ones), "d must be at least 1"),
+        (lambda: flow.scaled(flow.exact_quartic(3, 1, flow.ones), 0.0), "factor must be positive"),
+    ],
+)
+def test_bad_input_is_named(unchecked, call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+# Differential equations.
+
+
+def test_integrate_a_tree():
+    times = jnp.array([0.5, 1.0, 3.0])
+    start = {"decay": jnp.ones(2), "turn": jnp.array([1.0, 0.0])}
+    velocity = lambda y: {"decay": -y["decay"], "turn": jnp.array([-1, 1]) * y["turn"][::-1]}
+    found = flow.integrate(velocity, start, times)
+    np.testing.assert_allclose(found["decay"][:, 1], np.exp(-(times - 0.5)), rtol=1e-8)
+    np.testing.assert_allclose(found["turn"][:, 0], np.cos(times - 0.5), atol=1e-8)
+
+
+def test_integrate_from_far_away():
+    """Where the solver's own choice of a first step would overflow."""
+    law = flow.kappas(GAUSSIAN, 5)
+    velocity = lambda point: flow.diagonal_flow(point, 100, law)
+    end = flow.integrate(velocity, (jnp.array(-1.5), jnp.array(9.0)), jnp.array([0.0, 0.1]))
+    assert end[0][-1] * end[1][-1] == pytest.approx(flow.limit(100, law), rel=1e-7)
+
+
+@pytest.mark.parametrize("times", [[0.0], [0.0, 0.0], [1.0, 0.5], [0.0, np.nan]])
+def test_times_increase(times):
+    with pytest.raises(ValueError, match="times must be"):
+        flow.integrate(lambda y: -y, jnp.ones(()), jnp.array(times))
+
+
+def test_single_precision_is_refused():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64 must be True"):
+        flow.integrate(lambda y: -y, jnp.ones(()), jnp.array([0.0, 1.0]))
+
+
+# The quartic.
+
+
+@pytest.mark.parametrize("starts", [[np.ones(2)], signs(2), lopsided(2), lopsided(1)])
+@pytest.mark.parametrize("length", [3, 5])
+def test_counted_quartic_by_enumeration(starts, length):
+    d = len(starts[0])
+    q = flow.exact_quartic(length, d, powers_of(starts))
+    sequences = all_sequences(starts, length)
+    for seed in range(2):
+        blocks = some_blocks(seed, d)
+        found = through_the_layer(as_layer(blocks), sequences)
+        assert flow.quartic_loss(blocks, q) == pytest.approx(float(found), rel=1e-11)
+
+
+def test_other_blocks_have_no_gradient():
+    """For a start without any symmetry, at blocks without any."""
+    sequences, blocks = all_sequences(lopsided(2), 4), some_blocks(0, 2)
+    slope = jax.grad(through_the_layer)(as_layer(blocks), sequences)
+    for other in (slope.kq[:2], slope.kq[2:, 2:], slope.pv[:, 2:]):
+        np.testing.assert_allclose(other, 0, atol=1e-10)
+    exact = jax.grad(flow.quartic_loss)(blocks, flow.exact_quartic(4, 2, powers_of(lopsided(2))))
+    np.testing.assert_allclose(slope.kq[2:, :2], exact.kq, rtol=1e-9)
+    np.testing.assert_allclose(slope.pv[:, :2], exact.pv, rtol=1e-9)
+
+
+def test_off_diagonals_have_no_gradient_if_odd_moments_vanish():
+    blocks = Products(jnp.diag(jnp.array([0.5, 2.0, -1.0])), jnp.diag(jnp.array([1.0, 0.3, 0.7])))
+    off = ~np.eye(3, dtype=bool)
+    for powers, still in ((GAUSSIAN, True), (flow.one_hot(), True), (flow.ones, False)):
+        slope = jax.grad(flow.quartic_loss)(blocks, flow.exact_quartic(6, 3, powers))
+        for w in slope:
+            assert (np.abs(w[off]).max() < 1e-12) == still
+
+
+@pytest.mark.parametrize("length, d, chunk", [(3, 1, 2), (6, 2, 3), (9, 3, 6)])
+def test_sampled_quartic_is_the_loss_on_those_sequences(length, d, chunk):
+    draw = np.random.default_rng(0).normal
+    x = jnp.asarray(draw(size=(6, length, d)) + 1j * draw(size=(6, length, d)))
+    q, layer = flow.sampled_quartic(x, chunk), a_layer(1, d)
+    direct = partial(through_the_layer, sequences=x)
+    assert flow.quartic_loss(layer, q) == pytest.approx(float(direct(layer)), rel=1e-11)
+    slopes = jax.grad(flow.quartic_loss)(layer, q), jax.grad(direct)(layer)
+    for found, expected in zip(*slopes, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_scaled_starts():
+    x = all_sequences(lopsided(2), 4)[:10]
+    layer = a_layer(0, 2)
+    found = flow.quartic_loss(layer, flow.scaled(flow.sampled_quartic(x, 5), 1.7))
+    assert found == pytest.approx(float(through_the_layer(layer, 1.7 * x)), rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    "shape, chunk, message",
+    [
+        ((4, 2, 1), 2, "length must be at least 3, got 2"),
+        ((4, 3, 1), 3, "chunk must divide 4, the number of sequences, got 3"),
+        ((4, 3, 1), 0, "chunk must be at least 1"),
+        ((4, 3), 2, "sequences must have shape"),
+    ],
+)
+def test_bad_sequences(unchecked, shape, chunk, message):
+    with pytest.raises(ValueError, match=message):
+        flow.sampled_quartic(jnp.ones(shape, complex), chunk)
+
+
+def test_layers_that_do_not_fit(unchecked):
+    q = flow.exact_quartic(3, 2, flow.ones)
+    with pytest.raises(ValueError, match=r"layer.pv must have shape \(2, 2\)"):
+        flow.quartic_loss(Products(jnp.ones((2, 2)), jnp.ones((2, 3))), q)
+    with pytest.raises(ValueError, match=r"layer.kq must have shape \(2, 2\)"):
+        flow.quartic_loss(Products(jnp.ones((3, 2)), jnp.ones((2, 2))), q)
+
+
+# Descent.
+
+
+def test_descent_step_by_step():
+    loss = lambda z: jnp.abs(z - (1 + 2j)) ** 2
+    runs = flow.descend(loss, jnp.array([0j, 3 + 0j]), jnp.array([0.1, 0.25]), 3)
+    for run, (z, rate) in enumerate(((0j, 0.1), (3 + 0j, 0.25))):
+        for epoch in range(4):
+            assert runs.weights[run, epoch] == pytest.approx(z)
+            assert runs.losses[run, epoch] == pytest.approx(float(loss(z)))
+            z = z - rate * 2 * (z - (1 + 2j))
+
+
+def test_a_step_that_diverges_is_named():
+    with pytest.raises(
+        ValueError, match=r"rate must be small .* got 3.0: run 1 is not finite from"
+    ):
+        flow.descend(lambda w: w**4, jnp.array([1.0, 1.0]), jnp.array([0.01, 3.0]), 20)
+
+
+@pytest.mark.parametrize("rate, epochs, name", [(0.0, 3, "rate"), (0.1, 0, "epochs")])
+def test_bad_descent(rate, epochs, name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        flow.descend(lambda w: w**2, jnp.ones(1), jnp.array([rate]), epochs)

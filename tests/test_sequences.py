@@ -1,0 +1,175 @@
+"""Sequences, pairs of tokens, causal attention and the running step, written out entry by entry."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import attention, constructions, descent, tasks, tokens
+from icl_gd.attention import Products
+
+FORMS = attention.causal_quadratic, attention.causal_prefix, attention.causal_recurrent
+STARTS = jax.random.normal, tasks.one_hot_start, tasks.sign_start, tasks.ones_start
+
+
+def some(seed, *shape):
+    draw = np.random.default_rng(seed).normal
+    return jnp.asarray(draw(size=shape) + 1j * draw(size=shape))
+
+
+# Tasks.
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_every_token_is_the_one_before_turned(start):
+    x = tasks.autoregressive(jax.random.key(0), 6, 3, start)
+    assert x.shape == (6, 3)
+    moving = np.abs(x[0]) > 0
+    turns = x[1:, moving] / x[:-1, moving]
+    np.testing.assert_allclose(turns, np.broadcast_to(turns[0], turns.shape), rtol=1e-12)
+    np.testing.assert_allclose(np.abs(turns), 1, rtol=1e-12)
+    assert np.all(x[0].imag == 0)
+
+
+def test_phases_are_uniform_and_independent():
+    draw = jax.vmap(lambda key: tasks.autoregressive(key, 2, 2, tasks.ones_start)[1])
+    w = np.asarray(draw(jax.random.split(jax.random.key(1), 20_000)))
+    four = 4 / np.sqrt(20_000)
+    for power in (w, w**2, w**3, w[:, :1] * w[:, 1:], w[:, :1] * w[:, 1:].conj()):
+        assert np.all(np.abs(power.mean(axis=0)) < four)
+
+
+def test_starts_have_their_law():
+    keys = jax.random.split(jax.random.key(2), (3, 12_000))
+    hot, signs, ones = (
+        np.asarray(jax.vmap(lambda key, start=start: start(key, (3,)))(some))
+        for start, some in zip(STARTS[1:], keys, strict=True)
+    )
+    outcomes, counts = np.unique(hot, axis=0, return_counts=True)
+    assert {tuple(o) for o in outcomes} == {tuple(s * row) for s in (-1, 1) for row in np.eye(3)}
+    assert np.all(np.abs(counts - 2000) < 4 * np.sqrt(2000))
+    outcomes, counts = np.unique(signs, axis=0, return_counts=True)
+    assert len(outcomes) == 8 and np.all(np.abs(outcomes) == 1)
+    assert np.all(np.abs(counts - 1500) < 4 * np.sqrt(1500))
+    assert np.all(ones == 1)
+
+
+@pytest.mark.parametrize("sizes, name", [((0, 2), "length"), ((3, 0), "d"), ((3.0, 2), "length")])
+def test_sizes_of_a_sequence(unchecked, sizes, name):
+    with pytest.raises((ValueError, TypeError), match=f"{name} must be"):
+        tasks.autoregressive(jax.random.key(0), *sizes)
+
+
+# Tokens.
+
+
+def test_a_pair_holds_a_token_and_the_one_before():
+    x = some(0, 5, 2)
+    e = tokens.pair(x)
+    assert e.shape == (5, 4)
+    for t in range(5):
+        np.testing.assert_array_equal(e[t, :2], x[t])
+        np.testing.assert_array_equal(e[t, 2:], x[t - 1] if t else np.zeros(2))
+
+
+# Attention.
+
+
+def by_definition(layer, e):
+    """PV E_t E_t^* KQ e_t / (t - 1), with columns, for t = 2..T."""
+    columns, predictions = np.array(e).T, []
+    for t in range(2, len(e) + 1):
+        seen = columns[:, :t]
+        seen = layer.pv @ seen @ seen.conj().T @ layer.kq @ columns[:, t - 1]
+        predictions.append(seen / (t - 1))
+    return np.stack(predictions)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length, token, outputs", [(2, 2, 1), (7, 4, 2), (5, 3, 3)])
+def test_causal_attention_by_definition(form, length, token, outputs):
+    layer = Products(some(1, token, token), some(2, outputs, token))
+    e = some(3, length, token)
+    np.testing.assert_allclose(form(layer, e), by_definition(layer, e), rtol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_causal_attention_does_not_look_ahead(form):
+    layer, e = Products(some(1, 4, 4), some(2, 2, 4)), some(3, 6, 4)
+    changed = e.at[4:].add(1.0)
+    np.testing.assert_allclose(form(layer, e)[:3], form(layer, changed)[:3], rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "shapes, name", [(((3, 4), (2, 4)), "layer.kq"), (((4, 4), (2, 3)), "layer.pv")]
+)
+def test_causal_weights_fit(unchecked, form, shapes, name):
+    layer = Products(*map(jnp.ones, shapes))
+    with pytest.raises(ValueError, match=rf"{name} must have shape \(.*, got"):
+        form(layer, jnp.ones((5, 4)))
+
+
+# Constructions and descent.
+
+
+def test_blocks_stand_where_they_should():
+    a, b = some(0, 2, 2), some(1, 2, 2)
+    layer = constructions.embed_blocks(Products(a, b))
+    for i in range(4):
+        for j in range(4):
+            assert layer.kq[i, j] == (a[i - 2, j] if i >= 2 and j < 2 else 0)
+    np.testing.assert_array_equal(layer.pv, np.hstack([b, np.zeros((2, 2))]))
+    assert layer.kq.dtype == layer.pv.dtype == a.dtype
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda: constructions.embed_blocks(Products(jnp.ones((2, 3)), jnp.eye(2))), "blocks.kq"),
+        (lambda: constructions.embed_blocks(Products(jnp.eye(2), jnp.eye(3))), "blocks.pv"),
+        (lambda: constructions.autoregressive_step(np.nan, 1.0, 2), "a"),
+        (lambda: constructions.autoregressive_step(1.0, np.inf, 2), "b"),
+        (lambda: constructions.autoregressive_step(1.0, 1.0, 0), "d"),
+        (lambda: descent.running_step(jnp.ones((3, 2)), np.nan), "eta"),
+    ],
+)
+def test_bad_input_is_named(unchecked, call, name):
+    with pytest.raises(ValueError, match=f"{name} must"):
+        call()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_layer_takes_the_running_step(form):
+    x = some(4, 7, 3)
+    layer = constructions.autoregressive_step(0.6, -0.5, 3)
+    layer = jax.tree.map(lambda w: w.astype(complex), layer)
+    predictions = form(layer, tokens.pair(x))
+    for t, w in zip(range(2, 8), descent.running_step(x, -0.3), strict=True):
+        np.testing.assert_allclose(predictions[t - 2], w @ x[t - 1], rtol=1e-11)
+
+
+def test_running_step_by_autodiff():
+    x = some(5, 6, 2)
+
+    def loss(w, t):
+        gaps = [w @ x[i] - x[i + 1] for i in range(t - 1)]
+        return sum(jnp.sum(jnp.abs(gap) ** 2) for gap in gaps) / (2 * (t - 1))
+
+    for t, w in zip(range(2, 7), descent.running_step(x, 0.7), strict=True):
+        slope = jax.grad(partial(loss, t=t))(jnp.zeros((2, 2), complex)).conj()
+        np.testing.assert_allclose(w, -0.7 * slope, rtol=1e-11)
+
+
+def test_running_least_squares():
+    """The least-norm solution from too few pairs, and W itself from enough."""
+    true, x = some(6, 2, 2), [some(7, 2)]
+    for _ in range(4):
+        x.append(true @ x[-1])
+    x = jnp.stack(x)
+    found = descent.running_least_squares(x)
+    first = jnp.outer(x[1], x[0].conj()) / jnp.sum(jnp.abs(x[0]) ** 2)
+    np.testing.assert_allclose(found[0], first, rtol=1e-10)
+    np.testing.assert_allclose(found[1:], np.broadcast_to(true, (3, 2, 2)), rtol=1e-8)
