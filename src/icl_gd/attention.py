@@ -177,6 +177,63 @@ class Features(NamedTuple):
     out_bias: Float[Array, "*batch width"]
 
 
+@jax.custom_vjp
+def _affine(
+    a: Float[Array, "token hidden"], e: Float[Array, "context token"]
+) -> Float[Array, "context hidden"]:
+    """e @ a, added up entry by entry: the entries of a token are few."""
+    return sum(e[:, k, None] * a[k] for k in range(len(a)))
+
+
+_affine.defvjp(
+    lambda a, e: (_affine(a, e), (a, e)), lambda ae, g: (ae[1].T @ g, g @ ae[0].T)
+)
+
+
+def _gradient_with_value(f):
+    """The scalar f, whose gradient is taken with its value and scaled afterwards."""
+    arguments = lambda args: tuple(range(len(args)))
+    later = jax.custom_vjp(f)
+    later.defvjp(
+        lambda *args: jax.value_and_grad(f, arguments(args))(*args),
+        lambda grads, g: jax.tree.map(lambda grad: g * grad, grads),
+    )
+    return later
+
+
+def feature_prediction(
+    weights: Features, layer: Attention, task: Task
+) -> Float[Array, "1"]:
+    """What ``linear_attention`` after ``features`` predicts, from the query's side.
+
+    Minus the last entry of m(e_q) + sum_j P W_V m_j m_j^T u with u = W_K^T W_Q m(e_q),
+    m_j = m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the
+    last row of P W_V. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
+    E, b_1), each is one product of phi with a vector, and m_j is never formed. For one
+    output. Raises ValueError if a weight of the layer is not of the features' size.
+    """
+    width = weights.embed.shape[0]
+    for name, weight in layer._asdict().items():
+        _require.shape(f"layer.{name}", weight, (width, width))
+    kq, pv = products(layer)
+    prompt = join(task)
+    empty = prompt._replace(context=prompt.context[:0])
+    at_query = features(weights, empty).query
+    a = jnp.column_stack([weights.hidden @ weights.embed, weights.hidden_bias]).T
+    onto_phi = lambda v: (
+        v @ weights.out, v @ jnp.column_stack([weights.embed, weights.out_bias])
+    )  # fmt: skip
+
+    @_gradient_with_value
+    def moved(a, e, u, r):
+        h = jax.nn.gelu(_affine(a, e))
+        along = lambda v: h @ v[0] + e @ v[1]
+        return along(r) @ along(u)
+
+    e = jnp.pad(prompt.context, ((0, 0), (0, 1)), constant_values=1.0)
+    return -at_query[-1:] - moved(a, e, onto_phi(kq @ at_query), onto_phi(pv[-1]))
+
+
 def features(weights: Features, prompt: Prompt) -> Prompt:
     """Maps every token e by itself to m(e) = E e + W_2 gelu(W_1 E e + b_1) + b_2.
 
