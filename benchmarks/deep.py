@@ -52,15 +52,22 @@ class Setting:
         return p * self.layers if self.shared else p
 
     def model(self, p):
-        """Ours, as a function from a task to a label."""
+        """Ours, as a function from a task to a label: the form that is fast for this depth."""
+        layers = self.stack(p)
+        if self.clip is None:
+            return lambda task: attention.predict_by_gram(layers, task)
+        return lambda task: attention.predict_at_query(layers, task, self.clip)
+
+    def composed(self, p):
+        """The layers one after another."""
         return lambda task: attention.predict(self.stack(p), task, clip=self.clip)
 
-    def watch(self):
+    def watch(self, model):
         """What is measured every 100 steps."""
         steps = lambda task: attention.predict([GD] * self.layers, task, clip=self.clip)
         return {
-            "loss": lambda p: measures.mean_loss(self.model(p), EVALUATION),
-            "alignment": lambda p: measures.alignment(self.model(p), steps, EVALUATION),
+            "loss": lambda p: measures.mean_loss(model(p), EVALUATION),
+            "alignment": lambda p: measures.alignment(model(p), steps, EVALUATION),
         }
 
     def ours(self, steps):
@@ -68,7 +75,7 @@ class Setting:
         loss = lambda p, key: measures.mean_loss(self.model(p), draw(key, BATCH))
         start = jax.tree.map(lambda w: w[None], self.start())
         keys = jax.random.split(jax.random.key(2), 1)
-        return training.fit(loss, start, keys, self.optimiser, steps, EVERY, self.watch())
+        return training.fit(loss, start, keys, self.optimiser, steps, EVERY, self.watch(self.model))
 
     def plain(self):
         """The published loop; returns the function that runs it."""
@@ -87,7 +94,7 @@ class Setting:
             updates, state = self.optimiser.update(grads, state, p)
             return optax.apply_updates(p, updates), state, value
 
-        evaluate = {name: jax.jit(f) for name, f in self.watch().items()}
+        evaluate = {name: jax.jit(f) for name, f in self.watch(self.composed).items()}
 
         def run(steps):
             p, key, history = self.start(), jax.random.key(2), []

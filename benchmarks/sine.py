@@ -40,12 +40,7 @@ def draw(key, count):
 
 def model(weights):
     """The MLP and the layer as a function from a task to a label."""
-
-    def label(task):
-        prompt = attention.features(weights["features"], tokens.join(task))
-        return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
-
-    return label
+    return lambda task: attention.feature_prediction(weights["features"], weights["layer"], task)
 
 
 EVALUATION = draw(jax.random.key(0), BATCH)
@@ -106,7 +101,15 @@ def plain_update(weights, state, batch):
     return optax.apply_updates(weights, updates), state, loss
 
 
-plain_evaluate = jax.jit(evaluate)
+@jax.jit
+def plain_evaluate(weights):
+    """What is measured every 1000 steps, token by token."""
+
+    def label(task):
+        prompt = attention.features(weights["features"], tokens.join(task))
+        return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
+
+    return measures.mean_loss(label, EVALUATION)
 
 
 def plain(steps):

@@ -58,7 +58,7 @@ def five_layers() -> Run:
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
 
     def model(layers):
-        return lambda task: attention.predict(layers, task, clip=clip)
+        return lambda task: attention.predict_at_query(layers, task, clip)
 
     def start(key):
         keys = jax.random.split(key, depth)
