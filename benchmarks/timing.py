@@ -1,6 +1,7 @@
 """What the benchmarks share: paired timings, peak memory, and the record of a table."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -70,7 +71,12 @@ def table(results, run):
 
 
 def report(name, lines, results, **setting):
-    """Prints a table with its provenance; with --save, keeps it in benchmarks/results/."""
+    """Prints a table with its provenance; with --save, keeps it in benchmarks/results/.
+
+    A load average beyond one run's own threads tells that others used the machine. The ratio is
+    still fair, because both are run in turn; the milliseconds are not those of a quiet machine.
+    """
+    setting["load average"] = f"{os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores"
     about = records.provenance(f"python benchmarks/{name}.py --save", **setting)
     table = "\n".join([*lines, "", *(f"{k}: {v}" for k, v in about.items())])
     print("\n" + table)

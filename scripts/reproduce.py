@@ -2,9 +2,10 @@
 
     python scripts/reproduce.py [name ...]     (`make reproduce`: all that are missing)
 
-A run goes in stretches. After each, its state is kept under .reproduce/, so that it can be
-interrupted at any time and goes on from there; the record itself is written once, at the end, to
-src/icl_gd/recorded/. A record that exists is made again only if it is named.
+A run goes seed by seed, and a seed in stretches. After each stretch its state is kept under
+.reproduce/, so that it can be interrupted at any time and goes on from there. The record is written
+to src/icl_gd/recorded/ whenever a seed is complete, and says how many are. A record that exists is
+made again only if it is named.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from icl_gd import attention, descent, measures, records, tasks, tokens, training
+from icl_gd import attention, constructions, measures, records, tasks, training
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "src" / "icl_gd" / "recorded"
@@ -32,7 +33,8 @@ class Run(NamedTuple):
     """A training run: what ``training.fit`` takes, and what of its end is kept.
 
     ``params`` has a leading axis of seeds and ``keys`` one key a seed; ``measures`` are taken
-    every ``every`` steps; ``keep`` makes what is recorded of the final parameters and of that.
+    every ``every`` steps; ``keep`` makes what is recorded of the final parameters and of that,
+    for the seeds that are complete.
     """
 
     loss: Callable
@@ -56,7 +58,7 @@ def five_layers() -> Run:
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
 
     def model(layers):
-        return lambda task: attention.predict(layers, task, clip=clip)
+        return lambda task: attention.predict_at_query(layers, task, clip)
 
     def start(key):
         keys = jax.random.split(key, depth)
@@ -101,7 +103,8 @@ def sine(one_key: bool, attends: bool) -> Run:
     """Sine waves: an MLP before one linear attention layer, or before one gradient step.
 
     As published: 20 000 steps of batch 2048, width 40, 160 hidden units; Adam at 1e-3 with
-    attention, at 3e-4 with the gradient step, whose size eta = 0.1 is not trained.
+    attention, at 3e-4 with the gradient step, whose size eta = 0.1 is not trained. The step is
+    that of ``constructions.gradient_step``. Of the weights those of the first seed are kept.
     """
     n, width, eta = 10, 40, 0.1
 
@@ -109,16 +112,11 @@ def sine(one_key: bool, attends: bool) -> Run:
         one = lambda k: tasks.sine(k, n, one_key)
         return jax.vmap(one)(jax.random.split(key, count))
 
-    def model(weights):
-        def label(task):
-            prompt = attention.features(weights["features"], tokens.join(task))
-            if attends:
-                return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
-            x, y = prompt.context[:, :-1], prompt.context[:, -1:]
-            w = -eta * descent.gradient(jnp.zeros((1, width - 1)), x, y)
-            return tokens.prediction(prompt, 1) + w @ prompt.query[:-1]
+    step = constructions.gradient_step(eta, n, jnp.zeros((1, width - 1)))
 
-        return label
+    def model(weights):
+        layer = weights.get("layer", step)
+        return lambda task: attention.feature_prediction(weights["features"], layer, task)
 
     def start(key):
         key_features, key_layer = jax.random.split(key)
@@ -126,16 +124,17 @@ def sine(one_key: bool, attends: bool) -> Run:
         return {**weights, "layer": training.initialise(key_layer, width)} if attends else weights
 
     def keep(weights, measured):
-        flat = weights["features"]._asdict()
+        first = jax.tree.map(lambda weight: weight[:1], weights)
+        flat = first["features"]._asdict()
         if attends:
-            flat |= attention.products(weights["layer"])._asdict()
+            flat |= attention.products(first["layer"])._asdict()
         return {**measured, **flat}
 
     evaluation = draw(jax.random.key(0), 10_000)
     return Run(
         loss=lambda weights, key: measures.mean_loss(model(weights), draw(key, 2048)),
-        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 1)),
-        keys=jax.random.split(jax.random.key(2), 1),
+        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
+        keys=jax.random.split(jax.random.key(2), 3),
         optimiser=optax.chain(
             optax.clip_by_global_norm(100.0),
             optax.adam(1e-3, b1=0.9, b2=0.98) if attends else optax.adam(3e-4),
@@ -153,17 +152,17 @@ def sine(one_key: bool, attends: bool) -> Run:
             else "amplitude and phase independent",
             "training": "batch 2048, gradients clipped to norm 100, "
             + ("Adam (0.9, 0.98) at 1e-3" if attends else "Adam (0.9, 0.999) at 3e-4"),
-            "seeds": "one; evaluation key 0, weights key 1, tasks key 2",
+            "seeds": "three; evaluation key 0, weights key 1, tasks key 2",
         },
     )
 
 
 RUNS = {
     "five_layers": five_layers,
-    "sine_published_gd": partial(sine, True, False),
-    "sine_published_attention": partial(sine, True, True),
-    "sine_independent_gd": partial(sine, False, False),
     "sine_independent_attention": partial(sine, False, True),
+    "sine_independent_gd": partial(sine, False, False),
+    "sine_published_attention": partial(sine, True, True),
+    "sine_published_gd": partial(sine, True, False),
 }
 
 
@@ -174,46 +173,77 @@ def fingerprint(run: Run) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def resume(path: Path, mark: str) -> tuple[int, Any, float, list]:
-    """Stretches done, parameters and state, seconds spent, and pieces; a fresh start if none."""
+class Progress(NamedTuple):
+    """How far a seed is: stretches done, parameters, optimiser's state, pieces, seconds."""
+
+    done: int
+    params: Any
+    state: Any
+    pieces: list
+    seconds: float
+
+
+def resume(path: Path, mark: str, start: Progress) -> Progress:
+    """What was kept of a seed; a fresh start if there is nothing, or another setting's."""
     if path.exists():
         kept = pickle.loads(path.read_bytes())
         if kept["mark"] == mark:
-            return kept["done"], kept["state"], kept["seconds"], kept["pieces"]
-    return 0, None, 0.0, []
+            return Progress(*kept["progress"])
+    return start
+
+
+def stretch(run: Run, key: jax.Array, now: Progress) -> Progress:
+    """The next stretch of one seed."""
+    began = time.perf_counter()
+    keys = jax.random.fold_in(key, now.done)[None]
+    fit = training.fit(
+        run.loss, now.params, keys, run.optimiser, run.steps // run.stretches, run.every,
+        run.measures, now.state,
+    )  # fmt: skip
+    new = slice(1 if now.done else 0, None)  # a stretch begins where the last one ended
+    piece = jax.tree.map(lambda m: np.asarray(m)[:, new], fit.measured)
+    params, state = jax.tree.map(np.asarray, (fit.params, fit.state))
+    seconds = now.seconds + time.perf_counter() - began
+    return Progress(now.done + 1, params, state, [*now.pieces, piece], seconds)
+
+
+def write(path: Path, run: Run, ended: list[Progress]) -> None:
+    """Records the seeds that are complete."""
+    join = lambda axis: lambda *parts: np.concatenate(parts, axis=axis)
+    measured = [jax.tree.map(join(1), *seed.pieces) for seed in ended]
+    params, measured = (
+        jax.tree.map(join(0), *each) for each in ([seed.params for seed in ended], measured)
+    )
+    data = {"at": np.arange(0, run.steps + 1, run.every), **run.keep(params, measured)}
+    minutes = round(sum(seed.seconds for seed in ended) / 60, 1)
+    about = records.provenance(
+        f"python scripts/reproduce.py {path.stem}",
+        **run.setting, complete=f"{len(ended)} of {len(run.keys)} seeds", minutes=minutes,
+    )  # fmt: skip
+    records.save(path, records.Record(about, data))
 
 
 def make(name: str, run: Run, recorded: Path = RECORDED, unfinished: Path = UNFINISHED) -> None:
-    """Runs what is left of a run, stretch by stretch, and writes its record."""
+    """Runs what is left of a run, and writes its record whenever a seed is complete."""
     recorded.mkdir(exist_ok=True)
     unfinished.mkdir(exist_ok=True)
-    checkpoint = unfinished / f"{name}.pickle"
-    mark = fingerprint(run)
-    done, state, seconds, pieces = resume(checkpoint, mark)
-    params, state = state or (run.params, None)
-    for stretch in range(done, run.stretches):
-        began = time.perf_counter()
-        keys = jax.vmap(jax.random.fold_in, (0, None))(run.keys, stretch)
-        fit = training.fit(
-            run.loss, params, keys, run.optimiser, run.steps // run.stretches, run.every,
-            run.measures, state,
-        )  # fmt: skip
-        params, state = jax.tree.map(np.asarray, (fit.params, fit.state))
-        new = slice(1 if stretch else 0, None)  # a stretch begins where the last one ended
-        pieces = [*pieces, jax.tree.map(lambda m, new=new: np.asarray(m)[:, new], fit.measured)]
-        seconds += time.perf_counter() - began
-        kept = {"mark": mark, "done": stretch + 1, "state": (params, state)}
-        temporary = checkpoint.with_suffix(".tmp")
-        temporary.write_bytes(pickle.dumps({**kept, "seconds": seconds, "pieces": pieces}))
-        temporary.replace(checkpoint)
-        left = seconds / (stretch + 1) * (run.stretches - stretch - 1)
-        print(f"{name}: {stretch + 1}/{run.stretches}, {left / 60:.0f} min left", flush=True)
-    measured = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *pieces)
-    data = {"at": np.arange(0, run.steps + 1, run.every), **run.keep(params, measured)}
-    command = f"python scripts/reproduce.py {name}"
-    about = records.provenance(command, **run.setting, minutes=round(seconds / 60, 1))
-    records.save(recorded / f"{name}.json", records.Record(about, data))
-    checkpoint.unlink(missing_ok=True)
+    mark, ended = fingerprint(run), []
+    checkpoints = [unfinished / f"{name}_{seed}.pickle" for seed in range(len(run.keys))]
+    for seed, checkpoint in enumerate(checkpoints):
+        params = jax.tree.map(lambda weight, seed=seed: weight[seed : seed + 1], run.params)
+        now = resume(checkpoint, mark, Progress(0, params, None, [], 0.0))
+        while now.done < run.stretches:
+            now = stretch(run, run.keys[seed], now)
+            temporary = checkpoint.with_suffix(".tmp")
+            temporary.write_bytes(pickle.dumps({"mark": mark, "progress": tuple(now)}))
+            temporary.replace(checkpoint)
+            left = now.seconds / now.done * (run.stretches - now.done) / 60
+            place = f"seed {seed + 1}/{len(run.keys)}, {now.done}/{run.stretches}"
+            print(f"{name}: {place}, {left:.0f} min left of this seed", flush=True)
+        ended.append(now)
+        write(recorded / f"{name}.json", run, ended)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
 
 
 def main(names: list[str]) -> None:
@@ -221,6 +251,8 @@ def main(names: list[str]) -> None:
     unknown = set(names) - set(RUNS)
     if unknown:
         raise SystemExit(f"no such run: {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
+    # Every stretch runs the same program: it is compiled once and then read from here.
+    jax.config.update("jax_compilation_cache_dir", str(UNFINISHED / "compiled"))
     for name in names or [n for n in RUNS if not (RECORDED / f"{n}.json").exists()]:
         make(name, RUNS[name]())
 

@@ -251,6 +251,71 @@ def test_features_are_the_formula_token_by_token():
     np.testing.assert_allclose(found.query, by_hand(np.array(prompt.query)), rtol=1e-12)
 
 
+def composed(weights, layer, task):
+    prompt = attention.linear_attention(layer, attention.features(weights, tokens.join(task)))
+    return tokens.prediction(prompt, 1)
+
+
+@pytest.mark.parametrize("n, d", [(4, 1), (1, 3), (5, 2)])
+def test_prediction_from_the_query_side_is_the_composition(n, d):
+    """Value and every derivative, to rounding; two tasks, whose gradients are scaled apart."""
+    weights, layer = random_features(0, d + 1), a_layer(7, 4)
+    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, n, d, 1), a_task(11, n, d, 1))
+
+    def value(predict, weights, layer, batch):
+        each = jax.vmap(lambda task: predict(weights, layer, task))(batch)
+        assert each.shape == (2, 1)
+        return jnp.sum(jnp.sin(each))
+
+    found, expected = (
+        jax.value_and_grad(lambda *args, p=predict: value(p, *args), (0, 1, 2))(
+            weights, layer, batch
+        )
+        for predict in (attention.feature_prediction, composed)
+    )
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize("name", attention.Attention._fields)
+def test_layer_of_another_size_than_the_features_is_named(unchecked, name):
+    layer = a_layer(7, 4)._replace(**{name: a_matrix(1, 4, 5)})
+    message = rf"layer.{name} must have shape \(4, 4\), got \(4, 5\)"
+    with pytest.raises(ValueError, match=message):
+        attention.feature_prediction(random_features(0), layer, a_task(9, 4, 2, 1))
+
+
+def values_and_gradients(predict, layers, batch):
+    def value(layers, batch):
+        each = jax.vmap(lambda task: predict(layers, task))(batch)
+        return jnp.sum(jnp.sin(each) * jnp.arange(1.0, 1 + each.shape[1])), each
+
+    return jax.value_and_grad(value, (0, 1), has_aux=True)(layers, batch)
+
+
+SHORT = {
+    "gram": (attention.predict_by_gram, None),
+    "query": (attention.predict_at_query, None),
+    "query, clipped": (lambda layers, task: attention.predict_at_query(layers, task, 0.3), 0.3),
+}
+
+
+@pytest.mark.parametrize("form", list(SHORT))
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_short_forms_are_the_layers(form, depth):
+    """Value and every derivative, for several outputs, against the layers one by one."""
+    short, clip = SHORT[form]
+    layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(depth)]
+    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
+    whole = lambda layers, task: attention.predict(layers, task, clip=clip)
+    found, expected = (values_and_gradients(p, layers, batch) for p in (short, whole))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+    jax.tree.map(close, found, expected)
+    if clip is not None:
+        free = values_and_gradients(attention.predict, layers, batch)
+        assert not np.allclose(free[0][1], found[0][1])
+
+
 @pytest.mark.parametrize("clip", [0.3, 2.0])
 def test_clip_holds_every_token_after_each_layer(clip):
     layers, prompt = [a_layer(1, 3), a_layer(2, 3)], tokens.join(a_task(5, 4, 2, 1))
@@ -269,3 +334,5 @@ def test_clip_holds_every_token_after_each_layer(clip):
 def test_clip_that_is_not_positive_is_named(unchecked):
     with pytest.raises(ValueError, match="clip must be positive, got 0"):
         attention.forward([a_layer(1, 3)], tokens.join(a_task(5, 4, 2, 1)), 0.0)
+    with pytest.raises(ValueError, match="clip must be positive, got 0"):
+        attention.predict_at_query([a_layer(1, 3)], a_task(5, 4, 2, 1), 0.0)

@@ -1,6 +1,8 @@
 """A record comes back as it was saved, and a file is written whole or not at all."""
 
 import json
+import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -61,3 +63,20 @@ def test_provenance_says_how_to_repeat():
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert records.provenance("make it")["commit"] == "unknown"
+
+
+def test_provenance_marks_changes_other_than_records(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git = partial(subprocess.run, check=True, capture_output=True)
+    paths = [tmp_path / "package" / "recorded" / "run.json", tmp_path / "code.py"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+    author = "-c", "user.name=a", "-c", "user.email=a@b"
+    for command in (["init"], ["add", "."], [*author, "commit", "-m", "start"]):
+        git(["git", *command])
+    paths[0].write_text("after")
+    clean = records.provenance("make it")["commit"]
+    paths[1].write_text("after")
+    assert len(clean) >= 7 and not clean.endswith("-dirty")
+    assert records.provenance("make it")["commit"] == f"{clean}-dirty"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reproduce
 
-from icl_gd import records, training
+from icl_gd import attention, descent, measures, records, tasks, tokens, training
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,9 @@ def test_record_has_every_point_once(tmp_path, monkeypatch, capsys):
     assert found.about["command"] == "python scripts/reproduce.py run"
     assert found.about["what"] == "a test"
     assert not list((tmp_path / "unfinished").iterdir())
-    assert capsys.readouterr().out.splitlines()[-1] == "run: 3/3, 0 min left"
+    assert found.about["complete"] == "2 of 2 seeds"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "run: seed 2/2, 3/3, 0 min left of this seed"
 
 
 def test_interrupted_run_goes_on(tmp_path, monkeypatch):
@@ -78,7 +80,7 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
     began = []
     monkeypatch.setattr(training, "fit", lambda *args: began.append(1) or real(*args))
     make(tmp_path / "cut", a_run())
-    assert len(began) == 1  # only the stretch that was missing
+    assert len(began) == 4  # the stretch that was missing, and the other seed
     whole = read(tmp_path / "whole", monkeypatch).data
     cut = read(tmp_path / "cut", monkeypatch).data
     for name in whole:
@@ -101,7 +103,53 @@ def test_another_setting_starts_again(tmp_path, monkeypatch):
             make(tmp_path, a_run())
         run = a_run(**change)
         make(tmp_path, run)
-        assert len(calls) == 2 + run.stretches
+        assert len(calls) == 2 + 2 * run.stretches
+
+
+def test_complete_seeds_are_recorded_at_once(tmp_path, monkeypatch):
+    real, calls = training.fit, []
+
+    def fit(*args):
+        calls.append(1)
+        if len(calls) == 5:  # in the second of three stretches of the second seed
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(training, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, a_run())
+    found = read(tmp_path, monkeypatch)
+    assert found.about["complete"] == "1 of 2 seeds"
+    assert found.data["norm"].shape == (1, 7)
+    make(tmp_path, a_run())
+    assert len(calls) == 5 + 2
+    both = read(tmp_path, monkeypatch)
+    assert both.about["complete"] == "2 of 2 seeds"
+    np.testing.assert_array_equal(both.data["norm"][:1], found.data["norm"])
+
+
+def test_sine_step_is_descent_on_the_features():
+    """The twin is written as a layer; here it is the step of ``descent``, with its gradient."""
+    run = reproduce.sine(one_key=True, attends=False)
+    weights = jax.tree.map(lambda weight: 20 * weight[0], run.params)
+
+    def by_descent(weights):
+        def label(task):
+            prompt = attention.features(weights["features"], tokens.join(task))
+            x, y = prompt.context[:, :-1], prompt.context[:, -1:]
+            w = -0.1 * descent.gradient(jnp.zeros((1, 39)), x, y)
+            return tokens.prediction(prompt, 1) + w @ prompt.query[:-1]
+
+        batch = jax.vmap(lambda k: tasks.sine(k, 10, True))(jax.random.split(key, 2048))
+        return measures.mean_loss(label, batch)
+
+    key = jax.random.key(5)
+    (value, grads), (expected, slopes) = (
+        jax.value_and_grad(f)(weights) for f in (lambda w: run.loss(w, key), by_descent)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
+        np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())
 
 
 def test_each_seed_is_its_own_run(tmp_path, monkeypatch):

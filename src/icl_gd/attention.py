@@ -139,6 +139,68 @@ def predict(
     return prediction(forward(layers, join(task, w0), clip), task.y_query.shape[0])
 
 
+def predict_by_gram(layers: Sequence[Attention], task: Task) -> Float[Array, "outputs"]:
+    """What ``predict`` predicts from W0 = 0 without a clip, for one or two layers fast.
+
+    A layer turns every token e into A e, A = I + PV G KQ with G = sum_j e_j e_j^T over
+    the context, and G into A G A^T. Here G is not formed but applied to the vectors
+    that the query's token needs: (3^L - 1) / 2 products with G for L layers.
+    """
+    prompt, pairs = join(task), [products(layer) for layer in layers]
+
+    def gram(depth, v):
+        if depth == 0:
+            return prompt.context.T @ (prompt.context @ v)
+        kq, pv = pairs[depth - 1]
+        v = v + kq.T @ gram(depth - 1, pv.T @ v)
+        v = gram(depth - 1, v)
+        return v + pv @ gram(depth - 1, kq @ v)
+
+    e = prompt.query
+    for depth, (kq, pv) in enumerate(pairs):
+        e = e + pv @ gram(depth, kq @ e)
+    return prediction(Prompt(prompt.context, e), task.y_query.shape[0])
+
+
+@jax.custom_vjp
+def _product(
+    a: Float[Array, "row inner"], b: Float[Array, "inner column"]
+) -> Float[Array, "row column"]:
+    """a @ b. On a CPU the many small products a^T g are slow, their sum by rows not."""
+    return a @ b
+
+
+def _product_backwards(factors, g):
+    a, b = factors
+    return g @ b.T, sum(a[i, :, None] * g[i] for i in range(len(a)))
+
+
+_product.defvjp(lambda a, b: (a @ b, (a, b)), _product_backwards)
+
+
+def predict_at_query(
+    layers: Sequence[Attention], task: Task, clip=None
+) -> Float[Array, "outputs"]:
+    """What ``predict`` predicts from W0 = 0, with less work for a deep stack.
+
+    All tokens pass through a layer together, and of the last layer only the query's
+    y-entry is computed. Raises ValueError unless clip is positive.
+    """
+    if clip is not None:
+        _require.positive("clip", clip)
+    hold = lambda e: e if clip is None else jnp.clip(e, -clip, clip)
+    *first, (kq, pv) = map(products, layers)
+    prompt, outputs = join(task), task.y_query.shape[0]
+    e = jnp.concatenate([prompt.context, prompt.query[None]])
+    for layer in first:
+        context = e[:-1]
+        scores = _product(e @ layer.kq.T, context.T)
+        e = hold(e + _product(scores, context @ layer.pv.T))
+    context, query = e[:-1], e[-1]
+    scores = context @ (kq @ query)
+    return -hold(query[-outputs:] + scores @ (context @ pv[-outputs:].T))
+
+
 def roll_out(
     layer: Attention, task: Task, steps: int, damping=1.0
 ) -> Float[Array, "{steps}+1 outputs"]:
@@ -175,6 +237,63 @@ class Features(NamedTuple):
     hidden_bias: Float[Array, "*batch hidden"]
     out: Float[Array, "*batch width hidden"]
     out_bias: Float[Array, "*batch width"]
+
+
+@jax.custom_vjp
+def _affine(
+    a: Float[Array, "token hidden"], e: Float[Array, "context token"]
+) -> Float[Array, "context hidden"]:
+    """e @ a, added up entry by entry: the entries of a token are few."""
+    return sum(e[:, k, None] * a[k] for k in range(len(a)))
+
+
+_affine.defvjp(
+    lambda a, e: (_affine(a, e), (a, e)), lambda ae, g: (ae[1].T @ g, g @ ae[0].T)
+)
+
+
+def _gradient_with_value(f):
+    """The scalar f, whose gradient is taken with its value and scaled afterwards."""
+    arguments = lambda args: tuple(range(len(args)))
+    later = jax.custom_vjp(f)
+    later.defvjp(
+        lambda *args: jax.value_and_grad(f, arguments(args))(*args),
+        lambda grads, g: jax.tree.map(lambda grad: g * grad, grads),
+    )
+    return later
+
+
+def feature_prediction(
+    weights: Features, layer: Attention, task: Task
+) -> Float[Array, "1"]:
+    """What ``linear_attention`` after ``features`` predicts, from the query's side.
+
+    Minus the last entry of m(e_q) + sum_j P W_V m_j m_j^T u with u = W_K^T W_Q m(e_q),
+    m_j = m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the
+    last row of P W_V. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
+    E, b_1), each is one product of phi with a vector, and m_j is never formed. For one
+    output. Raises ValueError if a weight of the layer is not of the features' size.
+    """
+    width = weights.embed.shape[0]
+    for name, weight in layer._asdict().items():
+        _require.shape(f"layer.{name}", weight, (width, width))
+    kq, pv = products(layer)
+    prompt = join(task)
+    empty = prompt._replace(context=prompt.context[:0])
+    at_query = features(weights, empty).query
+    a = jnp.column_stack([weights.hidden @ weights.embed, weights.hidden_bias]).T
+    onto_phi = lambda v: (
+        v @ weights.out, v @ jnp.column_stack([weights.embed, weights.out_bias])
+    )  # fmt: skip
+
+    @_gradient_with_value
+    def moved(a, e, u, r):
+        h = jax.nn.gelu(_affine(a, e))
+        along = lambda v: h @ v[0] + e @ v[1]
+        return along(r) @ along(u)
+
+    e = jnp.pad(prompt.context, ((0, 0), (0, 1)), constant_values=1.0)
+    return -at_query[-1:] - moved(a, e, onto_phi(kq @ at_query), onto_phi(pv[-1]))
 
 
 def features(weights: Features, prompt: Prompt) -> Prompt:

@@ -63,12 +63,23 @@ def _six_digits(values):
     return values if isinstance(values, int) else float(f"{values:.6g}")
 
 
+def _git(*arguments):
+    git = ["git", *arguments]
+    return subprocess.run(
+        git, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def provenance(command: str, **setting: Any) -> dict[str, Any]:
     """What a reader needs in order to repeat a run and to read its numbers."""
     try:
-        git = ["git", "describe", "--always", "--dirty"]
-        shown = subprocess.run(git, capture_output=True, text=True, check=True)
-        commit = shown.stdout.strip()
+        commit = _git("describe", "--always")
+        others = (
+            ":!*/recorded/*",
+            ":!benchmarks/results/*",
+        )  # what runs write themselves
+        if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *others):
+            commit += "-dirty"
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     return {
