@@ -7,7 +7,7 @@ import pytest
 from chapters import PAGES, ROOT, code
 
 ORDER = [
-    "tasks", "tokens", "attention", "descent", "constructions",
+    "tasks", "tokens", "attention", "induction", "descent", "constructions",
     "theory", "flow", "training", "measures", "plots", "claims", "records",
 ]  # fmt: skip
 PACKAGE = ROOT / "src" / "icl_gd"
