@@ -146,10 +146,10 @@ def main():
     plain(1)  # compiles what is jitted once and for all
     results = timing.measure(runs)
     lines = timing.table(results, RUN)
-    total = {name: first + RUN * step / 1e3 for name, (step, first, _) in results.items()}
+    total = {name: first + RUN * step / 1e3 for name, (step, first, *_) in results.items()}
     lines += [
         "",
-        f"a step: plain / ours = {results['plain'][0] / results['ours'][0]:.1f}",
+        timing.ratio(results),
         f"20 runs / one run of 20 seeds: ours {20 * total['ours'] / total['ours, 20 seeds']:.1f}, "
         f"plain {20 * total['plain'] / total['ours, 20 seeds']:.1f}",
         f"exact, 5000 steps after compiling: {RUN * results['exact'][0] / 1e3:.2f} s",
