@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "icl_gd"
 MODULES = [
-    "_require", "tasks", "tokens", "attention", "descent", "constructions",
+    "_require", "tasks", "tokens", "attention", "induction", "descent", "constructions",
     "theory", "training", "measures", "plots", "claims",
 ]  # fmt: skip
 LIMIT = 120  # seconds for the tests of one mutant; what takes longer counts as caught
