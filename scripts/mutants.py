@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "icl_gd"
 MODULES = [
-    "_require", "tasks", "tokens", "attention", "descent", "constructions",
-    "theory", "training", "measures", "plots", "claims",
+    "_require", "tasks", "corpus", "tokens", "attention", "descent", "constructions",
+    "theory", "training", "measures", "plots", "views", "claims",
 ]  # fmt: skip
 LIMIT = 120  # seconds for the tests of one mutant; what takes longer counts as caught
 WORKERS = 2

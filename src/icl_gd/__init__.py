@@ -1,8 +1,8 @@
 """How attention layers learn in context by gradient descent: the code behind the book.
 
-Modules, each of which imports only those before it: ``tasks``, ``tokens``,
+Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``tokens``,
 ``attention``, ``descent``, ``constructions``, ``theory``, ``training``, ``measures``,
-``plots``, ``claims``, ``records``. Functions treat one example; ``jax.vmap`` adds the
+``plots``, ``views``, ``claims``, ``records``. Functions treat one example; ``jax.vmap`` adds the
 batch, once, in the caller.
 """
 
