@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import a_layer, a_matrix, a_task, in_numpy, seeds, sizes
 
-from icl_gd import attention, constructions, descent, tokens
+from icl_gd import attention, constructions, descent, induction, tokens
 
 
 def descend(w, x, y, eta, steps):
@@ -243,3 +243,106 @@ def test_layers_are_steps_of_gd_plus_plus(n, d, m):
 def test_bad_gd_plus_plus_is_named(unchecked, change, error, message):
     with pytest.raises(error, match=message):
         constructions.gd_plus_plus(**{"rate": 0.1, "gamma": 0.1, "d": 2, **change})
+
+
+def after_two_layers(task, *settings, **more):
+    d, m = task.x.shape[1], task.y.shape[1]
+    channels = more.get("channels", 10)
+    copy, step = constructions.copy_then_step(*settings, task.x.shape[0], d, m, **more)
+    middle = attention.softmax_attention(copy, tokens.separate(task, channels))
+    return middle, attention.linear_attention(step, middle)
+
+
+@pytest.mark.parametrize("n, d, m", [(1, 1, 1), (4, 3, 2), (10, 10, 1)])
+def test_copying_and_a_step_are_a_step(n, d, m):
+    task = a_task(11, n, d, m)
+    middle, after = after_two_layers(task, 0.3)
+    for j in range(n):
+        expected = [*task.x[j], *task.y[j]]
+        np.testing.assert_allclose(middle.context[2 * j + 1, 10:], expected, atol=1e-13)
+        if j:  # the first token finds a mixture
+            expected = [*task.x[j], *[0] * m]
+            np.testing.assert_allclose(middle.context[2 * j, 10:], expected, atol=1e-13)
+    places = tokens.positions(2 * n + 1, 10)
+    np.testing.assert_allclose(middle.context[:, :10], places[:-1], atol=1e-13)
+    w = descend(jnp.zeros((m, d)), task.x, task.y, 0.3, 1)
+    np.testing.assert_allclose(tokens.prediction(after, m), w @ task.x_query, rtol=1e-12)
+
+
+def test_copying_is_as_sharp_as_told():
+    """The weight of a position depends on its distance alone, by the sum of cosines."""
+    task, sharpness = a_task(12, 3, 2, 1), 7.0
+    middle, _ = after_two_layers(task, 0.3, channels=6, sharpness=sharpness)
+    context = in_numpy(tokens.separate(task, 6).context)
+    rates = 10_000.0 ** (-np.arange(3) / 3)
+    for p in range(6):
+        scores = [sharpness * np.cos(rates * (p - 1 - j)).sum() for j in range(6)]
+        shares = np.exp(scores) / np.exp(scores).sum()
+        inputs = context[p, 6:8] + shares @ context[:, 6:8]
+        np.testing.assert_allclose(middle.context[p, 6:8], inputs, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
+        ({"d": 0}, ValueError, "d must be at least 1, got 0"),
+        ({"outputs": 0}, ValueError, "outputs must be at least 1, got 0"),
+        ({"channels": 3}, ValueError, "channels must be even, got 3"),
+        ({"sharpness": 0.0}, ValueError, "sharpness must be positive, got 0.0"),
+        ({"eta": np.nan}, ValueError, "eta must be finite, got nan"),
+    ],
+)
+def test_bad_copying_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        constructions.copy_then_step(**{"eta": 0.1, "n": 3, "d": 2, **change})
+
+
+def test_induction_circuit_attends_before_and_after():
+    """A token without a match rests on token 0; one that occurred looks to what followed."""
+    sequence = jnp.array([0, 2, 1, 3, 2, 1, 2, 2])
+    logits, patterns, _ = induction.run(constructions.induction_circuit(4, 8), sequence)
+    before = np.zeros((8, 8))
+    before[range(8), [0, *range(7)]] = 1
+    np.testing.assert_allclose(patterns[0, 0], before, atol=1e-15)
+    looks = [{0}, {0}, {0}, {0}, {2}, {3}, {2, 5}, {2, 5, 7}]
+    for i, places in enumerate(looks):
+        expected = [(j in places) / len(places) for j in range(8)]
+        np.testing.assert_allclose(patterns[1, 0, i], expected, atol=1e-15)
+        votes = [sum(sequence[j] == s for j in places) / len(places) for s in range(4)]
+        np.testing.assert_allclose(logits[i], 100 * np.array([0, *votes[1:]]), atol=1e-10)
+
+
+def test_induction_circuit_has_the_stated_scores():
+    vocabulary, sharpness = 3, 5.0
+    circuit = constructions.induction_circuit(vocabulary, 4, sharpness)
+    assert circuit.heads.smear is None
+    np.testing.assert_array_equal(circuit.heads.bias[:, 0], [[0, sharpness, 0, 0], [0] * 4])
+    eye = np.eye(3 * vocabulary).reshape(3, vocabulary, -1)
+    qk = np.asarray(induction.qk_circuit(circuit.heads)[:, 0])
+    np.testing.assert_array_equal(qk[0], 0)
+    for t, present in enumerate(eye[0]):
+        assert [present @ qk[1] @ key for key in eye[1]] == pytest.approx(
+            [sharpness * (t == s) for s in range(vocabulary)]
+        )
+        assert [present @ qk[1] @ key for key in eye[0]] == pytest.approx([sharpness / 2, 0, 0])
+    ov = np.asarray(induction.ov_circuit(circuit.heads)[:, 0])
+    np.testing.assert_array_equal(ov[0], eye[1].T @ eye[0])
+    np.testing.assert_array_equal(ov[1], sharpness * eye[2].T @ np.diag([0, 1, 1]) @ eye[0])
+    np.testing.assert_array_equal(circuit.embed, eye[0].T)
+    np.testing.assert_array_equal(circuit.unembed, eye[2])
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"vocabulary": 0}, ValueError, "vocabulary must be at least 1, got 0"),
+        ({"reach": 1}, ValueError, "reach must be between 2 and inf, got 1"),
+        ({"reach": 2.0}, TypeError, "reach must be an int of at least 1, got 2.0"),
+        ({"sharpness": -1.0}, ValueError, "sharpness must be positive, got -1.0"),
+    ],
+)
+def test_bad_circuit_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        constructions.induction_circuit(**{"vocabulary": 3, "reach": 5, **change})
+    constructions.induction_circuit(1, 2)

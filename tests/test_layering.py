@@ -7,7 +7,7 @@ import pytest
 from chapters import PAGES, ROOT, code
 
 ORDER = [
-    "tasks", "corpus", "tokens", "attention", "descent", "constructions",
+    "tasks", "corpus", "tokens", "attention", "induction", "descent", "constructions",
     "theory", "training", "measures", "plots", "views", "claims", "records",
 ]  # fmt: skip
 PACKAGE = ROOT / "src" / "icl_gd"

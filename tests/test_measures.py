@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import a_matrix, a_task, in_numpy
+from problems import a_layer, a_matrix, a_task, in_numpy
 
-from icl_gd import measures
+from icl_gd import attention, constructions, induction, measures, tasks, tokens, training
 from icl_gd.tasks import Task
 
 N, D, M, COUNT = 4, 3, 2, 7
@@ -77,3 +77,185 @@ def test_alignment_with_a_multiple_of_itself(factor):
 def test_alignment_does_not_tell_the_models_apart():
     one = measures.alignment(linear(0), linear(1), BATCH)
     np.testing.assert_allclose(measures.alignment(linear(1), linear(0), BATCH), one, rtol=1e-12)
+
+
+REPEATED = tasks.repeated(jax.random.key(0), 40, distinct=True)
+CIRCUIT = constructions.induction_circuit(40, 101)
+
+
+def a_transformer(seed=0):
+    return training.initialise_transformer(jax.random.key(seed), 5, 12, 2, 3, 6)
+
+
+def test_induction_head_matches_prefixes_and_copies():
+    trace = induction.run(CIRCUIT, REPEATED)
+    np.testing.assert_allclose(
+        measures.prefix_matching(trace.patterns, REPEATED), [[0], [1]], atol=1e-14
+    )
+    np.testing.assert_array_equal(measures.copying_score(CIRCUIT), [[0], [1]])
+
+
+def test_prefix_matching_of_a_uniform_head():
+    uniform = np.tri(101) / np.arange(1, 102)[:, None]
+    expected = np.mean([((i - 1) // 25) / (i + 1) for i in range(26, 101)])
+    found = measures.prefix_matching(jnp.asarray(uniform), REPEATED)
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert 0.02 < expected < 0.04
+
+
+def test_prefix_matching_of_a_previous_token_head():
+    assert measures.prefix_matching(jnp.eye(101, k=-1), REPEATED) == 0
+
+
+def test_without_a_start_the_first_token_matches_falsely():
+    """Position 0 looks at itself, so that its token seems to follow itself."""
+    sequence = REPEATED[1:]
+    pattern = induction.run(CIRCUIT, sequence).patterns[1, 0]
+    missed = 1 / 2 + 1 / 3 + 1 / 4
+    found = measures.prefix_matching(pattern, sequence)
+    assert found == pytest.approx(1 - missed / 75, rel=1e-12)
+
+
+def test_prefix_matching_counts_by_token():
+    """Written out: tokens that come back by chance, next to each other, and at once."""
+    sequence = np.array([0, 1, 1, 2, 1, 2, 2])
+    patterns = np.random.default_rng(0).dirichlet(np.ones(7), size=(2, 7))
+    total = np.zeros(2)
+    for i, places in {2: [2], 4: [2, 3], 5: [4], 6: [4, 6]}.items():
+        total += patterns[:, i, places].sum(-1)
+    found = measures.prefix_matching(jnp.asarray(patterns), jnp.asarray(sequence))
+    np.testing.assert_allclose(found, total / 4, rtol=1e-12)
+
+
+def test_prefix_matching_needs_a_repetition(unchecked):
+    with pytest.raises(ValueError, match="number of repeated tokens in sequence must be positive"):
+        measures.prefix_matching(jnp.eye(3), jnp.arange(3))
+    with pytest.raises(ValueError, match=r"patterns must have shape \(2, 3, 3\), got \(2, 3, 4\)"):
+        measures.prefix_matching(jnp.zeros((2, 3, 4)), jnp.arange(3))
+
+
+def test_copying_score_is_the_share_of_the_large_matrix():
+    model = a_transformer()
+    found = measures.copying_score(model)
+    assert found.shape == (2, 3)
+    for layer in range(2):
+        for head in range(3):
+            o, v = (np.asarray(w[layer, head]) for w in (model.heads.output, model.heads.value))
+            values = np.linalg.eigvals(np.asarray(model.unembed) @ o @ v @ np.asarray(model.embed))
+            share = values.sum().real / np.abs(values).sum()
+            assert found[layer, head] == pytest.approx(share, rel=1e-6)
+    assert np.ptp(found) > 0.1
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_copying_score_of_a_copy_and_of_its_opposite(sign):
+    heads = CIRCUIT.heads._replace(value=sign * CIRCUIT.heads.value)
+    assert measures.copying_score(CIRCUIT._replace(heads=heads))[1, 0] == sign
+
+
+def test_copying_score_takes_models_in_any_number():
+    models = jax.tree.map(lambda *w: jnp.stack(w)[None], a_transformer(0), a_transformer(1))
+    found = measures.copying_score(models)
+    assert found.shape == (1, 2, 2, 3)
+    np.testing.assert_allclose(found[0, 1], measures.copying_score(a_transformer(1)), rtol=1e-9)
+
+
+def test_token_losses_are_minus_log_probabilities():
+    model, sequence = a_transformer(), jnp.array([0, 3, 1, 4, 1])
+    logits = np.asarray(induction.run(model, sequence).logits)
+    found = measures.token_losses(model, sequence)
+    assert found.shape == (4,)
+    for i in range(4):
+        chances = np.exp(logits[i]) / np.exp(logits[i]).sum()
+        assert found[i] == pytest.approx(-np.log(chances[sequence[i + 1]]), rel=1e-12)
+
+
+def test_induction_circuit_knows_nothing_and_then_everything():
+    losses = measures.token_losses(CIRCUIT, REPEATED)
+    np.testing.assert_allclose(losses[:25], np.log(40), rtol=1e-12)
+    assert losses[25] == pytest.approx(np.log(40))  # what follows the last token is not known
+    assert (losses[26:] < 1e-14).all()
+
+
+@pytest.mark.parametrize("tokens_, late, early", [(512, 500, 50), (64, 62, 6), (11, 10, 1)])
+def test_in_context_score_is_a_difference_of_two_tokens(tokens_, late, early):
+    losses = np.random.default_rng(0).normal(size=(3, tokens_ - 1))
+    found = measures.in_context_score(jnp.asarray(losses))
+    np.testing.assert_allclose(found, losses[:, late - 1] - losses[:, early - 1], rtol=1e-12)
+
+
+def test_in_context_score_needs_eleven_tokens():
+    with pytest.raises(ValueError, match="the number of tokens must be between 11 and inf, got 10"):
+        measures.in_context_score(jnp.zeros(9))
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "patterns"])
+def test_ablation_cuts_one_head_at_a_time(kind):
+    model = a_transformer(3)
+    sequences = jnp.array([[0, 1, 2, 1, 2], [0, 4, 4, 1, 3], [0, 2, 2, 2, 1]])
+    whole = [induction.run(model, sequence) for sequence in sequences]
+    mean = np.mean([trace.written for trace in whole], axis=0)
+    found = measures.ablated_losses(model, sequences, kind)
+    assert found.shape == (2, 3, 3, 4)
+    for layer, head in np.ndindex(2, 3):
+        keep = np.ones((2, 3))
+        keep[layer, head] = 0
+        for i, sequence in enumerate(sequences):
+            ablation = induction.Ablation(
+                jnp.asarray(keep),
+                jnp.asarray(mean if kind == "mean" else 0 * mean),
+                whole[i].patterns if kind == "patterns" else None,
+            )
+            logits = induction.run(model, sequence, ablation).logits
+            expected = -jax.nn.log_softmax(logits)[jnp.arange(4), sequence[1:]]
+            np.testing.assert_allclose(found[layer, head, i], expected, rtol=1e-10)
+
+
+def test_ablations_of_the_circuit():
+    """Without its pattern the second head is lost; with it, the first one is not missed."""
+    lost = {
+        kind: measures.ablated_losses(CIRCUIT, REPEATED[None], kind)[:, 0, 0, 26:].mean(-1)
+        for kind in ("zero", "patterns")
+    }
+    np.testing.assert_allclose(lost["zero"], np.log(40), rtol=1e-12)
+    np.testing.assert_allclose(lost["patterns"], [0, np.log(40)], atol=1e-12)
+
+
+def test_unknown_ablation_is_named():
+    with pytest.raises(ValueError, match="kind must be one of zero, mean, patterns, got 'other'"):
+        measures.ablated_losses(CIRCUIT, REPEATED[None], "other")
+
+
+def test_copying_is_the_derivative_by_finite_differences():
+    batch = [tokens.separate(a_task(i, 2, 2, 1), 4) for i in range(3)]
+    layer, h = a_layer(0, 7), 1e-6
+    apply = lambda prompt: attention.softmax_attention(layer, prompt)
+    slopes = np.zeros((4, 5, 7))
+    for context, query in batch:
+        for j, entry in np.ndindex(5, 7):
+            moved = np.vstack([context, query])
+            moved[j, entry] += h
+            up = apply(tokens.Prompt(jnp.asarray(moved[:-1]), jnp.asarray(moved[-1]))).context
+            moved[j, entry] -= 2 * h
+            down = apply(tokens.Prompt(jnp.asarray(moved[:-1]), jnp.asarray(moved[-1]))).context
+            slopes[:, j, entry] += np.sum(np.asarray(up - down), axis=1) / (2 * h) / len(batch)
+    norms = np.linalg.norm(slopes, axis=-1)
+    found = measures.copying(apply, jax.tree.map(lambda *a: jnp.stack(a), *batch))
+    for k in range(3):
+        others = [norms[k, j] for j in range(5) if j not in (k, k + 1)]
+        expected = [norms[k, k], norms[k, k + 1], np.mean(others)]
+        np.testing.assert_allclose([part[k] for part in found], expected, rtol=1e-5)
+    assert found.own.shape == (3,)
+
+
+def test_copying_of_the_constructed_layer():
+    """A token of labels holds itself and the one before; none depends on the next."""
+    task = a_task(1, 3, 4, 1)
+    copy, _ = constructions.copy_then_step(0.1, 3, 4)
+    apply = lambda prompt: attention.softmax_attention(copy, prompt)
+    prompts = jax.tree.map(lambda a: a[None], tokens.separate(task))
+    own, following, other = measures.copying(apply, prompts)
+    assert following == pytest.approx(0, abs=1e-10)
+    # Entries of the token itself pass, 15 of them; so do the 4 inputs of the one before.
+    np.testing.assert_allclose(own[1:], 15**0.5, rtol=1e-10)
+    np.testing.assert_allclose(other[1:], 4**0.5 / 5, rtol=1e-10)

@@ -221,3 +221,48 @@ def test_one_key_ties_amplitude_to_phase():
 def test_sine_with_bad_size_is_named(unchecked):
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         tasks.sine(jax.random.key(0), 0)
+
+
+def test_repeated_tokens_are_one_start_and_the_same_again():
+    drawn = many(lambda key: tasks.repeated(key, 9, 5, 3), 2000)
+    assert drawn.shape == (2000, 16)
+    assert (drawn[:, 0] == 0).all()
+    np.testing.assert_array_equal(drawn[:, 1:6], drawn[:, 6:11])
+    np.testing.assert_array_equal(drawn[:, 1:6], drawn[:, 11:])
+    once = drawn[:, 1:6]
+    for token in range(1, 9):
+        near((once == token).mean(), 1 / 8, (7 / 64 / once.size) ** 0.5)
+    near((once[:, 0] == once[:, 1]).mean(), 1 / 8, (7 / 64 / 2000) ** 0.5)
+
+
+def test_distinct_tokens_are_a_random_choice():
+    once = many(lambda key: tasks.repeated(key, 6, 5, 1, distinct=True), 2000)[:, 1:]
+    np.testing.assert_array_equal(np.sort(once), np.tile(np.arange(1, 6), (2000, 1)))
+    for token in range(1, 6):
+        near((once[:, 1] == token).mean(), 1 / 5, (4 / 25 / 2000) ** 0.5)
+    few = many(lambda key: tasks.repeated(key, 9, 3, 1, distinct=True), 2000)[:, 1:]
+    for token in range(1, 9):
+        near((few == token).any(1).mean(), 3 / 8, (15 / 64 / 2000) ** 0.5)
+
+
+def test_published_repeats_are_25_tokens_4_times():
+    drawn = tasks.repeated(jax.random.key(0), 50)
+    assert drawn.shape == (101,)
+    np.testing.assert_array_equal(drawn[1:26], drawn[76:])
+    assert tasks.repeated(jax.random.key(0), 2, 1, 1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"vocabulary": 1}, ValueError, "vocabulary must be at least 2, got 1"),
+        ({"vocabulary": 2.0}, TypeError, "vocabulary must be an int of at least 1, got 2.0"),
+        ({"length": 0}, ValueError, "length must be at least 1, got 0"),
+        ({"repeats": 0}, ValueError, "repeats must be at least 1, got 0"),
+        ({"vocabulary": 5, "length": 5, "distinct": True}, ValueError,
+         "vocabulary must be at least 6, got 5"),
+    ],
+)  # fmt: skip
+def test_bad_repeats_are_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        tasks.repeated(jax.random.key(0), **{"vocabulary": 9, **change})

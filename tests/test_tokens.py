@@ -73,3 +73,61 @@ def test_bad_outputs_are_named(unchecked, outputs, error, message):
     with pytest.raises(error, match=message):
         tokens.prediction(tokens.join(TASK), outputs)
     tokens.prediction(tokens.join(TASK), 4)
+
+
+def test_positions_are_sines_and_cosines_in_turn():
+    found = tokens.positions(5, 6)
+    assert found.shape == (5, 6)
+    for p in range(5):
+        for k in range(3):
+            angle = p / 10_000 ** (2 * k / 6)
+            assert found[p, 2 * k] == pytest.approx(np.sin(angle), abs=1e-14)
+            assert found[p, 2 * k + 1] == pytest.approx(np.cos(angle), abs=1e-14)
+
+
+def test_separate_tokens_stand_in_turn():
+    context, query = tokens.separate(TASK, 4)
+    assert context.shape == (2 * N, 4 + D + M)
+    for j in range(N):
+        np.testing.assert_array_equal(context[2 * j, 4:], [*TASK.x[j], 0, 0])
+        np.testing.assert_array_equal(context[2 * j + 1, 4:], [0, 0, 0, *TASK.y[j]])
+    np.testing.assert_array_equal(query[4:], [*TASK.x_query, 0, 0])
+    places = np.vstack([context, query])[:, :4]
+    np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 4))
+
+
+def test_published_labels_share_the_last_inputs():
+    context, query = tokens.separate_published(TASK, 6)
+    assert context.shape == (2 * N, D + 6)
+    for j in range(N):
+        np.testing.assert_array_equal(context[2 * j, :D], TASK.x[j])
+        np.testing.assert_array_equal(context[2 * j + 1, :D], [0, *TASK.y[j]])
+    np.testing.assert_array_equal(query[:D], TASK.x_query)
+    places = np.vstack([context, query])[:, D:]
+    np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 6))
+
+
+def test_separate_tokens_have_ten_channels_unless_told():
+    assert tokens.separate(TASK).query.shape == (10 + D + M,)
+    assert tokens.separate_published(TASK).query.shape == (D + 10,)
+
+
+def test_a_label_may_fill_its_token():
+    task = a_task(1, 2, 3, 3)
+    np.testing.assert_array_equal(tokens.separate_published(task, 2).context[1, :3], task.y[0])
+    with pytest.raises(ValueError, match="outputs must be between 1 and 2, got 3"):
+        tokens.separate_published(a_task(1, 2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "length, channels, error, message",
+    [
+        (0, 2, ValueError, "length must be at least 1, got 0"),
+        (3, 0, ValueError, "channels must be at least 1, got 0"),
+        (3, 5, ValueError, "channels must be even, got 5"),
+        (3, 4.0, TypeError, "channels must be an int of at least 1, got 4.0"),
+    ],
+)
+def test_bad_positions_are_named(unchecked, length, channels, error, message):
+    with pytest.raises(error, match=message):
+        tokens.positions(length, channels)

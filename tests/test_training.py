@@ -63,6 +63,59 @@ def test_initial_weights_are_truncated_normal(scale):
     np.testing.assert_allclose(np.corrcoef(flat), np.eye(4), atol=4.5 / token)
 
 
+@pytest.mark.parametrize("smeared", [False, True])
+def test_initial_transformer_has_variance_one_over_fan_in(smeared):
+    vocabulary, reach, layers, heads, width = 300, 5, 2, 4, 200
+    model = training.initialise_transformer(
+        jax.random.key(1), vocabulary, reach, layers, heads, width, smeared
+    )
+    per_head, size = (layers, heads), width // heads
+    expected = [
+        (model.embed, (width, vocabulary), 1),
+        (model.unembed, (vocabulary, width), width),
+        (model.heads.query, (*per_head, size, width), width),
+        (model.heads.key, (*per_head, size, width), width),
+        (model.heads.value, (*per_head, size, width), width),
+        (model.heads.output, (*per_head, width, size), size),
+    ]
+    for weight, shape, fan_in in expected:
+        assert weight.shape == shape
+        assert np.mean(weight) == pytest.approx(0, abs=4.5 / (fan_in * weight.size) ** 0.5)
+        assert np.var(weight) == pytest.approx(1 / fan_in, rel=4.5 * (2 / weight.size) ** 0.5)
+        assert np.abs(weight).max() > 3 / fan_in**0.5  # not cut
+    flat = np.stack([np.ravel(weight)[: 2 * 4 * 50 * 200] for weight, *_ in expected[2:]])
+    np.testing.assert_allclose(np.corrcoef(flat), np.eye(4), atol=4.5 / flat.shape[1] ** 0.5)
+    np.testing.assert_array_equal(model.heads.bias, np.zeros((*per_head, reach)))
+    if smeared:
+        np.testing.assert_array_equal(model.heads.smear, np.zeros(per_head))
+    else:
+        assert model.heads.smear is None
+
+
+def test_initial_transformer_is_two_layers_of_four_heads():
+    model = training.initialise_transformer(jax.random.key(1), 9, 7)
+    assert model.heads.query.shape == (2, 4, 16, 64)
+    assert model.heads.smear is None
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"vocabulary": 0}, ValueError, "vocabulary must be at least 1, got 0"),
+        ({"reach": 0}, ValueError, "reach must be at least 1, got 0"),
+        ({"layers": 0}, ValueError, "layers must be at least 1, got 0"),
+        ({"heads": 0}, ValueError, "heads must be at least 1, got 0"),
+        ({"width": 2.5}, TypeError, "width must be an int of at least 1, got 2.5"),
+        ({"width": 64, "heads": 5}, ValueError, "heads must divide width = 64, got 5"),
+    ],
+)
+def test_bad_transformer_is_named(unchecked, change, error, message):
+    with pytest.raises(error, match=message):
+        training.initialise_transformer(
+            jax.random.key(0), **{"vocabulary": 5, "reach": 3, **change}
+        )
+
+
 # A noisy loss of parameters with two leaves, and measures of several shapes.
 class Params(NamedTuple):
     a: jax.Array

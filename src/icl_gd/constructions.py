@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from icl_gd import _require
+from icl_gd import _require, tokens
 from icl_gd.attention import Attention, Products, products
+from icl_gd.induction import Heads, Transformer
 
 
 def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Attention:
@@ -87,3 +88,62 @@ def interpolate(trained: Attention, constructed: Attention, d: int) -> Attention
     kq, pv = jax.tree.map(lambda a, b: 0.5 * (a + b), *ends)
     identity = jnp.eye(kq.shape[0], dtype=kq.dtype)
     return Attention(query=kq, key=identity, value=pv, project=identity)
+
+
+def copy_then_step(
+    eta, n: int, d: int, outputs: int = 1, channels: int = 10, sharpness=100.0
+) -> tuple[Attention, Attention]:
+    """Two layers that take one gradient step from W = 0 on ``tokens.separate``.
+
+    In the first, a softmax layer, the token at p attends to the one at p - 1: its score
+    for position j is sharpness * sum_k cos(w_k (p - 1 - j)). It adds the inputs that it
+    finds there to its own, so that a label stands beside its input; tokens of inputs
+    find a label, whose inputs are zero. (The first token has none before it and finds a
+    mixture.) The second, a linear layer, is ``gradient_step``, which passes over tokens
+    without a label. After von Oswald et al. (2022), who say that it can be done; with
+    ten channels it is exact up to e^(-0.47 sharpness). Raises ValueError unless d,
+    outputs >= 1, sharpness is positive, and as ``gradient_step`` and
+    ``tokens.positions`` do.
+    """
+    _require.positive_int("d", d)
+    _require.positive_int("outputs", outputs)
+    _require.positive("sharpness", sharpness)
+    size = channels + d + outputs
+    sines, cosines = tokens.positions(2, channels)[1].reshape(-1, 2).T
+    turns = jnp.stack([cosines, -sines, sines, cosines], axis=1).reshape(-1, 2, 2)
+    back = jax.scipy.linalg.block_diag(*turns)  # the encoding of p to that of p - 1
+    query = jnp.pad(sharpness * size**0.5 * back, (0, d + outputs))
+    entry = jnp.arange(size)
+    on_place = jnp.diag(1.0 * (entry < channels))
+    on_x = jnp.diag(1.0 * ((entry >= channels) & (entry < channels + d)))
+    copy = Attention(query, on_place, on_x, jnp.eye(size))
+    step = gradient_step(eta, n, jnp.zeros((outputs, d)))
+    return copy, jax.tree.map(lambda weight: jnp.pad(weight, (channels, 0)), step)
+
+
+def induction_circuit(vocabulary: int, reach: int, sharpness=100.0) -> Transformer:
+    """A previous-token head and an induction head, one a layer, on tokens one-hot.
+
+    The stream is [token | previous | output]. The first head attends by its bias to the
+    position before and writes the token there into "previous"; position 0 has nothing
+    before it and attends to itself. The second head looks for positions whose
+    "previous" is the present token, and writes ``sharpness`` times the token there into
+    "output", which is read as the logits. A token without a match rests on token 0,
+    which is to begin every sequence and raises no logit. Scores are 0, sharpness / 2
+    (token 0) or sharpness (a match). Olsson et al. (2022). Raises ValueError unless
+    vocabulary >= 1, reach >= 2 and sharpness is positive.
+    """
+    _require.positive_int("vocabulary", vocabulary)
+    _require.positive_int("reach", reach)
+    _require.between("reach", reach, 2, float("inf"))
+    _require.positive("sharpness", sharpness)
+    token, previous, output = jnp.split(jnp.eye(3 * vocabulary), 3)
+    rest = 0.5 * jnp.outer(jnp.ones(vocabulary), token[0])
+    heads = Heads(
+        query=jnp.stack([0 * token, sharpness * vocabulary**0.5 * token])[:, None],
+        key=jnp.stack([0 * token, previous + rest])[:, None],
+        value=jnp.stack([token, token.at[0].set(0.0)])[:, None],
+        output=jnp.stack([previous.T, sharpness * output.T])[:, None],
+        bias=jnp.zeros((2, 1, reach)).at[0, 0, 1].set(sharpness),
+    )
+    return Transformer(token.T, heads, output)

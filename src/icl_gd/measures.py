@@ -5,9 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from icl_gd import _require, induction
+from icl_gd.induction import Ablation, Transformer
 from icl_gd.tasks import Task
+from icl_gd.tokens import Prompt
 
 Model = Callable[[Task], Float[Array, " outputs"]]
 
@@ -47,3 +51,129 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
         )
 
     return jax.tree.map(jnp.mean, jax.vmap(compare)(tasks))
+
+
+def token_losses(
+    model: Transformer, sequence: Int[Array, " context"]
+) -> Float[Array, " context-1"]:
+    """The loss in nats of predicting each token but the first from those before it."""
+    return _losses(induction.run(model, sequence).logits, sequence)
+
+
+def _losses(logits, sequence):
+    chances = jax.nn.log_softmax(logits[:-1])
+    return -jnp.take_along_axis(chances, sequence[1:, None], axis=1)[:, 0]
+
+
+def prefix_matching(
+    patterns: Float[Array, "*heads context context"], sequence: Int[Array, " context"]
+) -> Float[Array, "*heads"]:
+    """How much heads attend from a token to those after its earlier occurrences.
+
+    For each position whose token has occurred before, the attention on all positions
+    that follow such an occurrence, summed; the mean of it over these positions. Olsson
+    et al. (2022) take it on ``tasks.repeated``. An induction head scores 1, a uniform
+    one r / (i + 1) at position i after r occurrences. Raises ValueError if no token
+    occurs twice.
+    """
+    length = sequence.shape[0]
+    _require.shape("patterns", patterns, (*patterns.shape[:-2], length, length))
+    matches = jnp.tri(length, k=-1) * (sequence[:, None] == sequence)
+    after = jnp.roll(matches, 1, axis=1)
+    again = jnp.sum(jnp.any(matches, axis=1))
+    _require.positive("the number of repeated tokens in sequence", again)
+    return jnp.sum(patterns * after, axis=(-2, -1)) / again
+
+
+def copying_score(model: Transformer) -> Float[np.ndarray, "*batch layers heads"]:
+    """How much heads raise the logit of the token they attend to, between -1 and 1.
+
+    sum(l) / sum(|l|) over the eigenvalues l of W_U W_O W_V W_E, the matrix from the
+    token attended to, to the logits: 1 if every eigenvalue is positive, 0 for a head
+    that writes nothing that the unembedding reads. Elhage et al. (2021); Olsson et al.
+    (2022) take shares of raised logits instead. By NumPy, for concrete weights with any
+    leading axes.
+    """
+    embed, unembed = (np.asarray(w)[..., None, None, :, :] for w in model[::2])
+    value, output = map(np.asarray, (model.heads.value, model.heads.output))
+    # The non-zero eigenvalues of A B are those of B A.
+    small = (value @ embed) @ (unembed @ output)
+    eigenvalues = np.linalg.eigvals(small)
+    size = np.abs(eigenvalues).sum(axis=-1)
+    return eigenvalues.real.sum(axis=-1) / np.where(size > 0, size, 1)
+
+
+def in_context_score(
+    losses: Float[Array, "*batch targets"],
+) -> Float[Array, "*batch"]:
+    """Loss at a late token minus loss at an early one: negative if context helps.
+
+    With 512 tokens the 500th and the 50th, as in Olsson et al. (2022); with n tokens
+    500 n / 512 and 50 n / 512, rounded down. Tokens are counted from 0, which is not
+    predicted: ``losses[i - 1]`` belongs to token i. Raises ValueError unless n >= 11,
+    where the early token is the first that is predicted.
+    """
+    length = losses.shape[-1] + 1
+    _require.between("the number of tokens", length, 11, float("inf"))
+    late, early = 500 * length // 512, 50 * length // 512
+    return losses[..., late - 1] - losses[..., early - 1]
+
+
+def ablated_losses(
+    model: Transformer, sequences: Int[Array, "sequences context"], kind: str
+) -> Float[Array, "layers heads sequences context-1"]:
+    """The losses of ``token_losses`` with one head cut at a time.
+
+    ``kind`` says what it writes instead. "zero": nothing. "mean": its mean over the
+    sequences, at each position. "patterns": nothing, and all heads attend as they did
+    in the whole model (Olsson et al. 2022, pattern-preserving). Raises ValueError for
+    another kind.
+    """
+    kinds = "zero", "mean", "patterns"
+    if kind not in kinds:
+        raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
+    whole = jax.vmap(induction.run, (None, 0))(model, sequences)
+    layers, heads = whole.patterns.shape[1:3]
+    patterns = whole.patterns if kind == "patterns" else None
+    mean = jnp.mean(whole.written, axis=0)
+    instead = mean if kind == "mean" else jnp.zeros_like(mean)
+
+    def cut(one_head):
+        def losses(sequence, patterns):
+            ablation = Ablation(1 - one_head, instead, patterns)
+            return _losses(induction.run(model, sequence, ablation).logits, sequence)
+
+        return jax.vmap(losses)(sequences, patterns)
+
+    each = jnp.eye(layers * heads).reshape(-1, layers, heads)
+    return jax.lax.map(cut, each).reshape(layers, heads, len(sequences), -1)
+
+
+class Copying(NamedTuple):
+    """How a token after a layer depends on itself before it, on the next, on others."""
+
+    own: Float[Array, " tokens"]
+    next: Float[Array, " tokens"]
+    other: Float[Array, " tokens"]
+
+
+def copying(layer: Callable[[Prompt], Prompt], prompts: Prompt) -> Copying:
+    """The sensitivity of a layer's context tokens, all but the last, to its inputs.
+
+    Of the sum of a token's entries, the derivative by each input token, averaged over
+    a batch of prompts: its norm for the token itself, for the next, and the mean norm
+    for all others, the query included. The code published with von Oswald et al. (2022)
+    counts the next among the others as well, and averages over the tokens.
+    """
+
+    def totals(prompt):
+        return jnp.sum(layer(prompt).context, axis=1)
+
+    slopes = jax.tree.map(
+        lambda slope: jnp.linalg.norm(jnp.mean(slope, axis=0), axis=-1),
+        jax.vmap(jax.jacrev(totals))(prompts),
+    )
+    norms = jnp.column_stack(slopes)[:-1]
+    own, following = jnp.diagonal(norms), jnp.diagonal(norms, 1)
+    rest = jnp.sum(norms, axis=1) - own - following
+    return Copying(own, following, rest / (norms.shape[1] - 2))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from icl_gd import _require
 
@@ -104,3 +104,31 @@ def sine(key: Key[Array, ""], n: int, one_key: bool = False) -> Task:
     size = turn if one_key else jax.random.uniform(key_amplitude)
     y = (0.1 + 0.4 * size) * jnp.sin(x + jnp.pi * turn)
     return Task(x[:-1], y[:-1], x[-1], y[-1])
+
+
+def repeated(
+    key: Key[Array, ""],
+    vocabulary: int,
+    length: int = 25,
+    repeats: int = 4,
+    distinct: bool = False,
+) -> Int[Array, "1+{length}*{repeats}"]:
+    """Token 0, and after it ``length`` random tokens, ``repeats`` times the same.
+
+    Token 0 begins every sequence and does not occur again. The others are independent
+    and uniform on 1, ..., vocabulary - 1, or with ``distinct`` all different, as 25
+    tokens of a large vocabulary nearly always are. Defaults: Olsson et al. (2022).
+    Raises ValueError unless length, repeats >= 1 and vocabulary >= 2, with ``distinct``
+    vocabulary > length.
+    """
+    _require.positive_int("length", length)
+    _require.positive_int("repeats", repeats)
+    _require.positive_int("vocabulary", vocabulary)
+    least = length + 1 if distinct else 2
+    if vocabulary < least:
+        raise ValueError(f"vocabulary must be at least {least}, got {vocabulary}")
+    if distinct:
+        once = 1 + jax.random.permutation(key, vocabulary - 1)[:length]
+    else:
+        once = jax.random.randint(key, (length,), 1, vocabulary)
+    return jnp.concatenate([jnp.zeros(1, once.dtype), jnp.tile(once, repeats)])

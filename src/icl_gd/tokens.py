@@ -2,7 +2,8 @@
 
 Joined tokens: e_j = (x_j, y_j) in R^(d + m). The query token is (x_q, -W0 x_q), and a
 prediction is minus the last m entries of the query token: attention *adds* to a token,
-gradient descent *subtracts* from a residual, and the two signs meet here.
+gradient descent *subtracts* from a residual, and the two signs meet here. Separate
+tokens x_1, y_1, x_2, y_2, ..., x_q also carry the encoding of their position.
 """
 
 from typing import NamedTuple
@@ -45,3 +46,57 @@ def prediction(prompt: Prompt, outputs: int) -> Float[Array, "{outputs}"]:
     _require.positive_int("outputs", outputs)
     _require.between("outputs", outputs, 1, prompt.query.shape[0] - 1)
     return -prompt.query[-outputs:]
+
+
+def positions(length: int, channels: int) -> Float[Array, "{length} {channels}"]:
+    """sin(w_k p) and cos(w_k p) in turn, w_k = 10000^(-2k / channels), p = 0, 1, ...
+
+    The usual encoding of positions, as in the code published with von Oswald et al.
+    (2022). Raises ValueError unless length >= 1 and channels is even and positive.
+    """
+    _require.positive_int("length", length)
+    _require.positive_int("channels", channels)
+    if channels % 2:
+        raise ValueError(f"channels must be even, got {channels}")
+    rates = 10_000.0 ** (-jnp.arange(0, channels, 2) / channels)
+    angles = jnp.arange(length)[:, None] * rates
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=2).reshape(length, -1)
+
+
+def _in_turn(
+    x: Float[Array, "inputs entries"], y: Float[Array, "labels entries"]
+) -> Float[Array, "tokens entries"]:
+    """x_1, y_1, x_2, y_2, ..., x_q."""
+    tokens = jnp.zeros((2 * len(y) + 1, x.shape[1]), x.dtype)
+    return tokens.at[::2].set(x).at[1::2].set(y)
+
+
+def separate(task: Task, channels: int = 10) -> Prompt:
+    """Tokens (p, x_j, 0) and (p, 0, y_j) in turn, and the query (p, x_q, 0).
+
+    p is the encoding of the token's position, with ``channels`` entries. Raises
+    ValueError as ``positions`` does.
+    """
+    d, outputs = task.x.shape[1], task.y.shape[1]
+    x = jnp.pad(jnp.vstack([task.x, task.x_query]), ((0, 0), (0, outputs)))
+    tokens = _in_turn(x, jnp.pad(task.y, ((0, 0), (d, 0))))
+    encoding = positions(len(tokens), channels).astype(tokens.dtype)
+    tokens = jnp.hstack([encoding, tokens])
+    return Prompt(tokens[:-1], tokens[-1])
+
+
+def separate_published(task: Task, channels: int = 10) -> Prompt:
+    """Tokens (x_j, p) and ((0, y_j), p) in turn, and the query (x_q, p).
+
+    As in the code published with von Oswald et al. (2022): a label shares the last
+    entries of the inputs, and ``prediction`` reads the last entries of p, which do not
+    start at 0. Raises ValueError as ``positions`` does, and unless there are at most as
+    many outputs as inputs.
+    """
+    d, outputs = task.x.shape[1], task.y.shape[1]
+    _require.between("outputs", outputs, 1, d)
+    labels = jnp.pad(task.y, ((0, 0), (d - outputs, 0)))
+    tokens = _in_turn(jnp.vstack([task.x, task.x_query]), labels)
+    encoding = positions(len(tokens), channels).astype(tokens.dtype)
+    tokens = jnp.hstack([tokens, encoding])
+    return Prompt(tokens[:-1], tokens[-1])

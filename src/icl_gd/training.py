@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from icl_gd import _require
 from icl_gd.attention import Attention, Features
+from icl_gd.induction import Heads, Transformer
 
 
 class Fit(NamedTuple):
@@ -55,6 +56,41 @@ def initialise_features(
     shapes = (width, token), (4 * width, width), (width, 4 * width)
     embed, hidden, out = map(draw, jax.random.split(key, 3), shapes)
     return Features(embed, hidden, jnp.zeros(4 * width), out, jnp.zeros(width))
+
+
+def initialise_transformer(
+    key: Key[Array, ""],
+    vocabulary: int,
+    reach: int,
+    layers: int = 2,
+    heads: int = 4,
+    width: int = 64,
+    smeared: bool = False,
+) -> Transformer:
+    """Draws the weights of ``induction.run``: normal, of variance 1 / fan-in.
+
+    Heads have size width / heads. The embedding has unit variance, biases start at 0,
+    and smeared keys halfway between a position and the one before it. Raises ValueError
+    unless the numbers are at least 1 and heads divide the width.
+    """
+    sizes = {"vocabulary": vocabulary, "reach": reach, "layers": layers, "heads": heads}
+    for name, number in {**sizes, "width": width}.items():
+        _require.positive_int(name, number)
+    if width % heads:
+        raise ValueError(f"heads must divide width = {width}, got {heads}")
+    draw = lambda key, *shape: jax.random.normal(key, shape) / shape[-1] ** 0.5
+    key_embed, key_unembed, key_output, *inward = jax.random.split(key, 6)
+    size = width // heads
+    return Transformer(
+        embed=jax.random.normal(key_embed, (width, vocabulary)),
+        heads=Heads(
+            *(draw(k, layers, heads, size, width) for k in inward),
+            output=draw(key_output, layers, heads, width, size),
+            bias=jnp.zeros((layers, heads, reach)),
+            smear=jnp.zeros((layers, heads)) if smeared else None,
+        ),
+        unembed=draw(key_unembed, vocabulary, width),
+    )
 
 
 def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:

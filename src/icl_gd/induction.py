@@ -1,0 +1,125 @@
+"""The attention-only language model, for trained and hand-set weights alike.
+
+A sequence of tokens becomes a residual stream, one vector a position. Heads read from
+it and add to it; logits are read off at the end. There is no MLP and no normalisation,
+so that everything between two softmaxes is a product of matrices.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from icl_gd import _require
+
+
+class Heads(NamedTuple):
+    """Attention heads, layer by layer; weights act on columns.
+
+    ``bias`` is what a score gains by the distance from the attending token back to the
+    attended one, 0, 1, ... in that order. ``smear`` (None: no smearing) mixes each key
+    with the one before it: k_j <- sigmoid(a) k_j + (1 - sigmoid(a)) k_{j-1}.
+    """
+
+    query: Float[Array, "*layers heads size width"]
+    key: Float[Array, "*layers heads size width"]
+    value: Float[Array, "*layers heads size width"]
+    output: Float[Array, "*layers heads width size"]
+    bias: Float[Array, "*layers heads reach"]
+    smear: Float[Array, "*layers heads"] | None = None
+
+
+class Transformer(NamedTuple):
+    """Embedding W_E, layers of heads, unembedding W_U."""
+
+    embed: Float[Array, "*batch width vocabulary"]
+    heads: Heads
+    unembed: Float[Array, "*batch vocabulary width"]
+
+
+class Ablation(NamedTuple):
+    """Which heads are cut, and what they write instead.
+
+    A head writes keep * (its own result) + (1 - keep) * instead. ``patterns`` (None:
+    each head computes its own) are attention patterns that all heads use as they are,
+    so that what a cut head wrote does not move the attention of later heads.
+    """
+
+    keep: Float[Array, "layers heads"]
+    instead: Float[Array, "layers heads context width"]
+    patterns: Float[Array, "layers heads context context"] | None = None
+
+
+class Trace(NamedTuple):
+    """A forward pass: its logits, and each head's attention and result.
+
+    ``patterns[l, h, i, j]`` is the attention of position i to position j, and
+    ``written[l, h, i]`` what the head adds to the residual stream at position i.
+    """
+
+    logits: Float[Array, "context vocabulary"]
+    patterns: Float[Array, "layers heads context context"]
+    written: Float[Array, "layers heads context width"]
+
+
+def attention_pattern(
+    heads: Heads, stream: Float[Array, "context width"]
+) -> Float[Array, "heads context context"]:
+    """The causal attention of the heads of one layer: softmax_j of their scores.
+
+    The score of position i for position j <= i is q_i^T k_j / sqrt(size) + bias_{i-j},
+    with q = W_Q r, k = W_K r (smeared, if the heads smear; the first key stays as it
+    is). Raises ValueError if the context is longer than the bias reaches.
+    """
+    length = stream.shape[0]
+    _require.between("context", length, 1, heads.bias.shape[-1])
+    query = jnp.einsum("hsw,iw->his", heads.query, stream)
+    key = jnp.einsum("hsw,iw->his", heads.key, stream)
+    if heads.smear is not None:
+        own = jax.nn.sigmoid(heads.smear)[:, None, None]
+        before = jnp.concatenate([key[:, :1], key[:, :-1]], axis=1)
+        key = own * key + (1 - own) * before
+    distance = jnp.arange(length)[:, None] - jnp.arange(length)
+    scores = jnp.einsum("his,hjs->hij", query, key) / jnp.sqrt(query.shape[-1])
+    scores = scores + heads.bias[:, jnp.maximum(distance, 0)]
+    return jax.nn.softmax(jnp.where(distance >= 0, scores, -jnp.inf))
+
+
+def run(
+    model: Transformer,
+    sequence: Int[Array, " context"],
+    ablation: Ablation | None = None,
+) -> Trace:
+    """The forward pass: r <- r + sum_h W_O^h W_V^h (sum_j A_ij^h r_j), layer by layer.
+
+    The stream starts at r_i = W_E e_{s_i} and is read by W_U. Elhage et al. (2021),
+    without normalisation; positions enter by the bias alone. Raises ValueError if the
+    context is longer than the bias reaches.
+    """
+    stream = model.embed.T[sequence]
+    patterns, written = [], []
+    for layer in range(model.heads.query.shape[0]):
+        heads = jax.tree.map(lambda w, at=layer: w[at], model.heads)
+        pattern = attention_pattern(heads, stream)
+        if ablation is not None and ablation.patterns is not None:
+            pattern = ablation.patterns[layer]
+        value = jnp.einsum("hsw,jw->hjs", heads.value, stream)
+        result = jnp.einsum("hij,hjs,hws->hiw", pattern, value, heads.output)
+        if ablation is not None:
+            keep = ablation.keep[layer][:, None, None]
+            result = keep * result + (1 - keep) * ablation.instead[layer]
+        stream = stream + jnp.sum(result, axis=0)
+        patterns.append(pattern)
+        written.append(result)
+    return Trace(stream @ model.unembed.T, jnp.stack(patterns), jnp.stack(written))
+
+
+def qk_circuit(heads: Heads) -> Float[Array, "*layers heads width width"]:
+    """W_Q^T W_K / sqrt(size): r_i^T (this) r_j is a score without bias or smearing."""
+    return heads.query.mT @ heads.key / jnp.sqrt(heads.query.shape[-2])
+
+
+def ov_circuit(heads: Heads) -> Float[Array, "*layers heads width width"]:
+    """W_O W_V: a head adds (this) r to the stream of a token that attends to r."""
+    return heads.output @ heads.value
