@@ -293,3 +293,41 @@ def test_source_is_the_code_itself():
     assert shown.code == inspect.getsource(descent.loss).rstrip()
     assert repr(shown) == shown.code
     assert shown._repr_markdown_() == f"```python\n{shown.code}\n```"
+
+
+def test_attention_map_names_its_positions(ax):
+    pattern = np.array([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
+    assert plots.attention_map(ax, pattern, "•ab", "name") is ax
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), pattern)
+    assert image.get_clim() == (0, 1)
+    assert min(image.to_rgba(0.0)) > 0.95  # no attention is white
+    assert ax.get_title() == "name"
+    for axis in (ax.xaxis, ax.yaxis):
+        assert axis.get_ticklocs().tolist() == [0, 1, 2]
+        assert [t.get_text() for t in axis.get_ticklabels()] == ["•", "a", "b"]
+        assert not any(t.tick1line.get_markersize() for t in axis.get_major_ticks())
+    assert ax.get_xlabel() == "attended to"
+    assert ax.get_ylabel() == "position that looks"
+
+
+def test_attention_map_leaves_out_the_grid_of_the_style():
+    with plt.rc_context():
+        plots.use_style()
+        figure, ax = plt.subplots()
+        plots.attention_map(ax, np.eye(3), "abc", "")
+        figure.canvas.draw()
+        assert not any(line.get_visible() for line in ax.get_xgridlines())
+        plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    "pattern, message",
+    [
+        (np.eye(2), r"pattern must have shape \(3, 3\), got \(2, 2\)"),
+        (np.full((3, 3), np.nan), "pattern must be finite"),
+    ],
+)
+def test_bad_attention_map_is_named(ax, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        plots.attention_map(ax, pattern, "abc", "")

@@ -139,6 +139,24 @@ def scale_bar(figure, axes, limit: float) -> None:
         bar.ax.set_ylim(0, limit)
 
 
+def attention_map(ax: Axes, pattern, tokens: str, title: str) -> Axes:
+    """Draws who looks where: rows attend to columns, from 0 (white) to 1 (dark).
+
+    ``tokens`` names the positions, one character each. Raises ValueError unless the
+    pattern is square, finite and of their number.
+    """
+    _require.shape("pattern", pattern, (len(tokens), len(tokens)))
+    _require.finite("pattern", pattern)
+    ax.imshow(np.asarray(pattern), cmap="Blues", vmin=0, vmax=1)
+    at = range(len(tokens))
+    ax.set(title=title, xlabel="attended to", ylabel="position that looks")
+    ax.set_xticks(at, list(tokens))
+    ax.set_yticks(at, list(tokens))
+    ax.tick_params(length=0)
+    ax.grid(False)
+    return ax
+
+
 def two_views(axes, x, y, w1: float, moved, queries, landed) -> np.ndarray:
     """Draws one step twice: the line that moves, and the tokens that move.
 
