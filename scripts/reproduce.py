@@ -293,7 +293,8 @@ def source(share: float, steps: int, seeds: int) -> Run:
             "data": f"standard library, byte pairs with 256 merges, windows of {length} tokens, "
             f"{100 * share:.0f}% of them a snippet tiled",
             "training": f"batch {batch}, Adam (0.9, 0.98) at 1e-2, gradients clipped to norm 1",
-            "seeds": f"{('one', 'two', 'three')[seeds - 1]}; repeated tokens key 0, weights key 1, windows key 2",
+            "seeds": f"{('one', 'two', 'three')[seeds - 1]}; repeated tokens key 0, weights key 1, "
+            "windows key 2",
         },
     )
 
@@ -306,7 +307,7 @@ RUNS = {
     "sine_independent_attention": partial(sine, False, True),
     "separate_tokens": separate_tokens,
     "source_tiled": partial(source, 0.5, 3000, 3),
-    "source_natural": partial(source, 0.0, 6000, 2),
+    "source_natural": partial(source, 0.0, 4500, 2),
 }
 
 

@@ -124,10 +124,16 @@ def test_whole_text_is_one_window():
     np.testing.assert_array_equal(corpus.window(jax.random.key(0), text, 5), text)
 
 
-@pytest.mark.parametrize("length", [0, 6])
-def test_bad_length_is_named(length):
-    with pytest.raises(ValueError, match="length must be "):
-        corpus.window(jax.random.key(0), jnp.arange(5), length)
+def test_bad_length_is_named(unchecked):
+    bad = {
+        0: "length must be at least 1, got 0",
+        6: r"len\(tokens\) must be between 6 and inf, got 5",
+    }
+    for length, message in bad.items():
+        with pytest.raises(ValueError, match=message):
+            corpus.window(jax.random.key(0), jnp.arange(5), length)
+    with pytest.raises(TypeError, match="length must be an int"):
+        corpus.window(jax.random.key(0), jnp.arange(5), 2.0)
 
 
 def test_tiled_repeats_the_beginning():

@@ -122,6 +122,7 @@ def test_view_is_small_its_own_and_the_same_every_time():
         ({"patterns": -causal()}, "attention must be between 0 and 1"),
         ({"patterns": np.nan * causal()}, "attention must be between 0 and 1"),
         ({"patterns": causal().swapaxes(1, 2)}, "patterns must be causal"),
+        ({"patterns": causal() + 0.1 * np.eye(11, k=1)}, "patterns must be causal"),
         ({"at": 11}, "at must be between 0 and 10, got 11"),
         ({"at": -1}, "at must be between 0 and 10, got -1"),
     ],

@@ -50,10 +50,10 @@ def standard_library(folder: Path | None = None) -> Library:
 def _merge(tokens, pair, new):
     """Writes ``new`` for every occurrence of a pair, from left to right."""
     at = np.flatnonzero((tokens[:-1] == pair[0]) & (tokens[1:] == pair[1]))
-    if pair[0] == pair[1]:  # in a run such as aaaa every second occurrence overlaps
-        first = np.flatnonzero(np.diff(at, prepend=-2) > 1)
-        run = np.repeat(at[first], np.diff(np.append(first, len(at))))
-        at = at[(at - run) % 2 == 0]
+    # In a run such as aaaa every second occurrence overlaps with the one before.
+    first = np.flatnonzero(np.diff(at, prepend=-2) > 1)
+    run = np.repeat(at[first], np.diff(np.append(first, len(at))))
+    at = at[(at - run) % 2 == 0]
     tokens = tokens.copy()
     tokens[at] = new
     return np.delete(tokens, at + 1)
@@ -69,15 +69,15 @@ def byte_pairs(text: bytes, merges: int) -> Int[np.ndarray, "{merges} 2"]:
     """
     _require.positive_int("merges", merges)
     tokens = np.frombuffer(text, np.uint8).astype(np.int32)
-    pairs = np.zeros((merges, 2), np.int32)
+    pairs = []
     base = 256 + merges
     for m in range(merges):
         if len(tokens) < 2:
             raise ValueError(f"text must have pairs for {merges} merges, it had {m}")
         counts = np.bincount(tokens[:-1] * base + tokens[1:])
-        pairs[m] = divmod(counts.argmax(), base)
+        pairs.append(divmod(counts.argmax(), base))
         tokens = _merge(tokens, pairs[m], 256 + m)
-    return pairs
+    return np.array(pairs, np.int32)
 
 
 def encode(text: bytes, pairs: Int[np.ndarray, "merges 2"]) -> Int[np.ndarray, " n"]:
@@ -104,7 +104,7 @@ def window(
     Raises ValueError unless 1 <= length <= n.
     """
     _require.positive_int("length", length)
-    _require.between("length", length, 1, len(tokens))
+    _require.between("len(tokens)", len(tokens), length, float("inf"))
     start = jax.random.randint(key, (), 0, len(tokens) - length + 1)
     return jax.lax.dynamic_slice(tokens, (start,), (length,))
 

@@ -124,7 +124,8 @@ def _flow(tokens: Sequence[str], element: Callable[[int, str], str]) -> str:
 def _thousandths(patterns) -> str:
     """Lower triangles, row by row, each weight two digits of base 36."""
     digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    rows, columns = np.tril_indices(patterns.shape[-1])
+    _, tokens, _ = patterns.shape
+    rows, columns = np.tril_indices(tokens)
     values = np.rint(1000 * patterns[:, rows, columns]).astype(int).ravel()
     return "".join(digits[v // 36] + digits[v % 36] for v in values)
 
@@ -143,14 +144,14 @@ def attention_view(
     """
     if not name.replace("-", "").isalpha():
         raise ValueError(f"name must be letters and hyphens, got {name!r}")
-    patterns = np.asarray(patterns, float)
     _require.shape("patterns", patterns, (len(heads), len(tokens), len(tokens)))
+    patterns = np.rint(1000 * np.asarray(patterns, float)) / 1000
     for extreme in (patterns.min(), patterns.max()):
-        _require.between("attention", extreme, 0, 1 + 1e-6)
+        _require.between("attention", extreme, 0, 1)
     if np.triu(patterns, 1).any():
         raise ValueError("patterns must be causal, got attention to later tokens")
     _require.between("at", at, 0, len(tokens) - 1)
-    shares = np.rint(1000 * patterns[:, at]) / 1000  # as precise as what the script has
+    shares = patterns[:, at]
     best = shares.argmax(axis=1)
     named = lambda j: escape(f"{j} \u201c{_seen(tokens[j])[0]}\u201d")
     share = lambda h: f"{int(100 * shares[h, best[h]] + 0.5)}%"
@@ -193,7 +194,7 @@ def coloured_text(tokens: Sequence[str], panels: dict, limit) -> View:
     for title, values in panels.items():
         _require.shape(f"panels[{title!r}]", values, (len(tokens),))
         _require.finite(f"panels[{title!r}]", values)
-        shade = np.clip(np.asarray(values) / limit, 0, 1)
+        shade = (np.asarray(values) / limit).clip(0, 1)
         span = lambda j, sign, values=values, shade=shade: (
             f'<span data-t style="--a:{shade[j]:.2f}" title="{values[j]:.2f}">'
             f"{sign}</span>"
