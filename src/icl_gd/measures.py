@@ -85,14 +85,14 @@ def prefix_matching(
     return jnp.sum(patterns * after, axis=(-2, -1)) / again
 
 
-def copying_score(model: Transformer) -> Float[np.ndarray, "*batch layers heads"]:
+def copying_score(model: Transformer) -> Float[Array, "*batch layers heads"]:
     """How much heads raise the logit of the token they attend to, between -1 and 1.
 
-    sum(l) / sum(|l|) over the eigenvalues l of W_U W_O W_V W_E, the matrix from the
-    token attended to, to the logits: 1 if every eigenvalue is positive, 0 for a head
-    that writes nothing that the unembedding reads. Elhage et al. (2021); Olsson et al.
-    (2022) take shares of raised logits instead. By NumPy, for concrete weights with any
-    leading axes.
+    The sum of the eigenvalues of W_U W_O W_V W_E over the sum of their sizes; the
+    matrix takes a token that is attended to into the logits. 1 if all eigenvalues are
+    positive, 0 for a head that writes nothing that the unembedding reads. Elhage et al.
+    (2021); Olsson et al. (2022) take shares of raised logits instead. By NumPy, for
+    concrete weights with any leading axes.
     """
     embed, unembed = (np.asarray(w)[..., None, None, :, :] for w in model[::2])
     value, output = map(np.asarray, (model.heads.value, model.heads.output))
@@ -100,7 +100,7 @@ def copying_score(model: Transformer) -> Float[np.ndarray, "*batch layers heads"
     small = (value @ embed) @ (unembed @ output)
     eigenvalues = np.linalg.eigvals(small)
     size = np.abs(eigenvalues).sum(axis=-1)
-    return eigenvalues.real.sum(axis=-1) / np.where(size > 0, size, 1)
+    return jnp.asarray(eigenvalues.real.sum(axis=-1) / np.where(size > 0, size, 1))
 
 
 def in_context_score(
