@@ -46,6 +46,7 @@ bench: .venv/ready  ## time training beside plain versions of the published loop
 	@$(BIN)/python benchmarks/sine.py
 	@$(BIN)/python benchmarks/causal.py
 	@$(BIN)/python benchmarks/autoregressive.py
+	@$(BIN)/python benchmarks/induction.py
 
 mutants: .venv/ready  ## change the package, one sign or index at a time, and see the tests fail
 	@$(BIN)/python scripts/mutants.py

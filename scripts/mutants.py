@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "icl_gd"
 MODULES = [
-    "_require", "tasks", "tokens", "attention", "induction", "descent", "constructions",
-    "theory", "flow", "training", "measures", "plots", "claims",
+    "_require", "tasks", "corpus", "tokens", "attention", "induction", "descent",
+    "constructions", "theory", "flow", "training", "measures", "plots", "views", "claims",
 ]  # fmt: skip
 LIMIT = 120  # seconds for the tests of one mutant; what takes longer counts as caught
 WORKERS = 2
@@ -72,6 +72,11 @@ EQUIVALENT = {
     ("plots", "ax.images[0].get_array -> ax.images[-1].get_array"): "they have one image",
     ("plots", "zip(x, y, moved, strict=True) -> zip(x, y, moved, strict=False)"):
         "lengths agree there",
+    ("corpus", "np.diff(at, prepend=-2) -> np.diff(at, prepend=-3)"): "the first is not in a run",
+    ("corpus", "at[(at - run) % 2 == 0] -> at[(at + run) % 2 == 0]"): "the same parity",
+    ("corpus", "at[(at - run) % 2 == 0] -> at[(run - at) % 2 == 0]"): "the same parity",
+    ("corpus", "256 + merges -> 257 + merges"): "any base above the largest token will do",
+    ("corpus", "256 + merges -> 255 + merges"): "any base above the largest token will do",
     ("claims", "abs(measured - expected) -> abs(expected - measured)"): "it has no sign",
 }
 # fmt: on

@@ -13,7 +13,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,9 @@ import optax
 from icl_gd import (
     attention,
     constructions,
+    corpus,
     descent,
+    induction,
     measures,
     records,
     tasks,
@@ -232,6 +234,71 @@ def separate_tokens() -> Run:
     )
 
 
+@cache
+def library() -> tuple[jax.Array, jax.Array]:
+    """The standard library's source in 512 kinds of tokens: to train on, and held out."""
+    training_text, held_out = (b"\n".join(part.values()) for part in corpus.standard_library())
+    pairs = corpus.byte_pairs(training_text[:1_000_000], 256)
+    return jnp.asarray(corpus.encode(training_text, pairs)), corpus.encode(held_out, pairs)
+
+
+def source(share: float, steps: int, seeds: int) -> Run:
+    """Python source, of whose windows a share repeats its beginning: two layers, width 64."""
+    length, batch = 128, 16
+    text, held_out = library()
+    begun = lambda window: jnp.concatenate([jnp.zeros(1, window.dtype), window])  # token 0 first
+
+    def draw(key):
+        key_window, key_tiled, key_share = jax.random.split(key, 3)
+        window = corpus.window(key_window, text, length - 1)
+        tiled = corpus.tiled(key_tiled, window)
+        return begun(jnp.where(jax.random.uniform(key_share) < share, tiled, window))
+
+    def mean_losses(model, sequences):
+        return jnp.mean(jax.vmap(measures.token_losses, (None, 0))(model, sequences), axis=0)
+
+    def prefix(model):
+        patterns = jax.vmap(lambda s: induction.run(model, s).patterns)(repeated)
+        return jnp.mean(jax.vmap(measures.prefix_matching)(patterns, repeated), axis=0)
+
+    def keep(models, measured):
+        return {**measured, "copying": measures.copying_score(models)}
+
+    windows = len(held_out) // (length - 1)
+    natural = np.reshape(held_out[: windows * (length - 1)], (windows, -1))[:: windows // 200]
+    tiled = jax.vmap(corpus.tiled)(jax.random.split(jax.random.key(3), len(natural)), natural)
+    natural, tiled = jax.vmap(begun)(natural), jax.vmap(begun)(tiled)
+    pairs_only = lambda key: tasks.repeated(key, 257)  # tokens that stand for pairs: all occur
+    repeated = jax.vmap(pairs_only)(jax.random.split(jax.random.key(0), 8))
+    repeated = jnp.where(repeated > 0, repeated + 255, 0)
+    start = lambda key: training.initialise_transformer(key, 512, length)
+    return Run(
+        loss=lambda model, key: jnp.mean(
+            mean_losses(model, jax.vmap(draw)(jax.random.split(key, batch)))
+        ),
+        params=jax.vmap(start)(jax.random.split(jax.random.key(1), seeds)),
+        keys=jax.random.split(jax.random.key(2), seeds),
+        optimiser=training.clipped_adam(1e-2, 1.0),
+        steps=steps,
+        every=100,
+        stretches=steps // 500,
+        measures={
+            "prefix": prefix,
+            "natural": lambda model: mean_losses(model, natural),
+            "tiled": lambda model: jnp.mean(mean_losses(model, tiled)),
+        },
+        keep=keep,
+        setting={
+            "what": "attention only, 2 layers of 4 heads, width 64, learned relative bias",
+            "data": f"standard library, byte pairs with 256 merges, windows of {length} tokens, "
+            f"{100 * share:.0f}% of them a snippet tiled",
+            "training": f"batch {batch}, Adam (0.9, 0.98) at 1e-2, gradients clipped to norm 1",
+            "seeds": f"{('one', 'two', 'three')[seeds - 1]}; repeated tokens key 0, weights key 1, "
+            "windows key 2",
+        },
+    )
+
+
 RUNS = {
     "five_layers": five_layers,
     "sine_independent_attention": partial(sine, False, True),
@@ -239,6 +306,8 @@ RUNS = {
     "sine_published_attention": partial(sine, True, True),
     "sine_published_gd": partial(sine, True, False),
     "separate_tokens": separate_tokens,
+    "source_tiled": partial(source, 0.5, 3000, 3),
+    "source_natural": partial(source, 0.0, 4500, 2),
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 from chapters import PAGES, ROOT, code
 
 ORDER = [
-    "tasks", "tokens", "attention", "induction", "descent", "constructions",
-    "theory", "flow", "training", "measures", "plots", "claims", "records",
+    "tasks", "corpus", "tokens", "attention", "induction", "descent", "constructions",
+    "theory", "flow", "training", "measures", "plots", "views", "claims", "records",
 ]  # fmt: skip
 PACKAGE = ROOT / "src" / "icl_gd"
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py")}
@@ -40,7 +40,9 @@ def test_module_imports_only_those_above_it(name):
     assert own(name) <= set(ORDER[: ORDER.index(name)])
 
 
-@pytest.mark.parametrize("name", ["_require", "__init__", "descent", "plots", "claims", "records"])
+@pytest.mark.parametrize(
+    "name", ["_require", "__init__", "descent", "plots", "views", "claims", "records"]
+)
 def test_module_imports_no_other(name):
     """Descent is compared with attention, and plots draw arrays, so neither knows a model."""
     assert own(name) == set()

@@ -151,6 +151,69 @@ def test_phone_never_scrolls_sideways(browser, address, page):
             assert width <= PHONE["width"], visit.tab.evaluate(TOO_WIDE)
 
 
+VIEWED = [p for p in PAGES if 'aria-label="Attention view"' in (SITE / p).read_text("utf-8")]
+each_view = pytest.mark.parametrize("page", VIEWED)
+SHOWN = """view => [...view.querySelectorAll("[data-t]")].map(
+    token => [token.textContent, token.style.getPropertyValue("--a"), token.tabIndex])"""
+
+
+def test_some_page_has_an_attention_view():
+    assert VIEWED
+
+
+@each_view
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_attention_view_answers(browser, address, page, size):
+    """Hovering, tapping and the keyboard choose a token and a head."""
+    with Visit(browser, address + page, size) as visit:
+        view = visit.tab.locator("[aria-label='Attention view']")
+        tokens, said = view.locator("button[data-t]"), view.locator("p[aria-live]")
+        sign = lambda at: f"Token {at} \u201c{tokens.nth(at).text_content()}\u201d: head "
+        shares = lambda: [float(share) for _, share, _ in view.evaluate(SHOWN)]
+        last = tokens.count() - 1
+        tokens.nth(20).hover()
+        assert said.text_content().startswith(sign(20))
+        assert sum(shares()) == pytest.approx(1, abs=0.03) and not any(shares()[21:])
+        tokens.nth(last).click()
+        assert said.text_content().startswith(sign(last))
+        for key, at in [("ArrowLeft", last - 1), ("Home", 0), ("ArrowRight", 1), ("End", last)]:
+            visit.tab.keyboard.press(key)
+            assert said.text_content().startswith(sign(at))
+            assert tokens.nth(at).evaluate("t => t === document.activeElement")
+        heads = view.locator("input")
+        names = [head.get_attribute("value") for head in heads.all()]
+        for key, head in [("ArrowDown", names[1]), ("ArrowUp", names[0]), ("ArrowUp", names[-1])]:
+            visit.tab.keyboard.press(key)
+            assert said.text_content().startswith(sign(last) + head)
+            assert view.locator("input:checked").get_attribute("value") == head
+        heads.nth(2).check()
+        assert said.text_content().startswith(sign(last) + names[2])
+        share, at, _ = view.locator("output").nth(2).text_content().split(" ", 2)
+        colours = shares()
+        assert colours.index(max(colours)) == int(at)
+        assert f"{100 * max(colours):.0f}%" == share or abs(100 * max(colours) % 1 - 0.5) < 1e-6
+        assert not visit.faults
+
+
+@each_view
+def test_attention_view_is_a_picture_without_scripts(browser, address, page):
+    """What stands there before any script runs is what the script shows first."""
+    pictures = []
+    for scripts in (False, True):
+        context = browser.new_context(viewport=PHONE, java_script_enabled=scripts)
+        tab = context.new_page()
+        tab.goto(address + page)
+        view = tab.locator("[aria-label='Attention view']")
+        tokens = view.locator("button[data-t]")
+        styles = [token.get_attribute("style") for token in tokens.all()]
+        shares = [float(re.search(r"--a: ?([\d.e-]+)", style)[1]) for style in styles]
+        texts = [view.locator(part).all_text_contents() for part in ("output", "p", "code")]
+        pictures.append((shares, texts))
+        context.close()
+    assert pictures[0] == pictures[1]
+    assert sum(pictures[0][0]) == pytest.approx(1, abs=0.03)
+
+
 def test_a_page_reads_from_disk(browser, address):
     page = next(filter(has_mathematics, PAGES))
     with Visit(browser, (SITE / page).as_uri(), DESK) as visit:

@@ -105,11 +105,14 @@ def run(
         if ablation is not None and ablation.patterns is not None:
             pattern = ablation.patterns[layer]
         value = jnp.einsum("hsw,jw->hjs", heads.value, stream)
-        result = jnp.einsum("hij,hjs,hws->hiw", pattern, value, heads.output)
-        if ablation is not None:
+        mixed = jnp.einsum("hij,hjs->his", pattern, value)
+        result = jnp.einsum("his,hws->hiw", mixed, heads.output)
+        if ablation is None:  # the same sum, faster where nobody reads what heads wrote
+            stream = stream + jnp.einsum("his,hws->iw", mixed, heads.output)
+        else:
             keep = ablation.keep[layer][:, None, None]
             result = keep * result + (1 - keep) * ablation.instead[layer]
-        stream = stream + jnp.sum(result, axis=0)
+            stream = stream + jnp.sum(result, axis=0)
         patterns.append(pattern)
         written.append(result)
     return Trace(stream @ model.unembed.T, jnp.stack(patterns), jnp.stack(written))

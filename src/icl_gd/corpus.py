@@ -1,0 +1,121 @@
+"""Text that every reader has: the source of the running Python's standard library.
+
+The only module that reads it, cuts it into tokens, and draws windows from the tokens.
+"""
+
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from icl_gd import _require
+
+HELD_OUT = 10  # every tenth module
+
+
+class Library(NamedTuple):
+    """Source by module name, split into modules to train on and modules held out."""
+
+    training: dict[str, bytes]
+    held_out: dict[str, bytes]
+
+
+def standard_library(folder: Path | None = None) -> Library:
+    """Reads the standard library's own modules, in alphabetical order.
+
+    ``folder`` is by default where the running Python keeps it (``sysconfig``). Read are
+    the files ``*.py`` in the folder itself, not its packages: so neither tests nor
+    IDLE, encodings, or anything installed. Left out are names that begin with an
+    underscore, which are generated or private. The tenth, twentieth, ... module is held
+    out. Other versions of Python have other modules, so numbers that come from them
+    differ a little. Raises ValueError if the folder holds fewer than 20 such files.
+    """
+    folder = Path(sysconfig.get_path("stdlib") if folder is None else folder)
+    files = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
+    if len(files) < 2 * HELD_OUT:
+        raise ValueError(
+            f"folder must hold the source of the standard library (at least "
+            f"{2 * HELD_OUT} modules), found {len(files)} files *.py in {folder}: this "
+            "Python was installed without its sources"
+        )
+    texts = {p.stem: p.read_bytes().replace(b"\r\n", b"\n") for p in files}
+    held_out = dict(list(texts.items())[HELD_OUT - 1 :: HELD_OUT])
+    return Library({m: t for m, t in texts.items() if m not in held_out}, held_out)
+
+
+def _merge(tokens, pair, new):
+    """Writes ``new`` for every occurrence of a pair, from left to right."""
+    at = np.flatnonzero((tokens[:-1] == pair[0]) & (tokens[1:] == pair[1]))
+    # In a run such as aaaa every second occurrence overlaps with the one before.
+    first = np.flatnonzero(np.diff(at, prepend=-2) > 1)
+    run = np.repeat(at[first], np.diff(np.append(first, len(at))))
+    at = at[(at - run) % 2 == 0]
+    tokens = tokens.copy()
+    tokens[at] = new
+    return np.delete(tokens, at + 1)
+
+
+def byte_pairs(text: bytes, merges: int) -> Int[np.ndarray, "{merges} 2"]:
+    """Finds the pairs of tokens to be merged, in order: byte-pair encoding.
+
+    Tokens 0 to 255 are bytes; merge m writes token 256 + m for the pair that is most
+    frequent (of several the one with the smallest numbers) in the text as merged so
+    far. Gage (1994); Sennrich et al. (2016). Raises ValueError unless merges >= 1 and
+    the text still has a pair to merge.
+    """
+    _require.positive_int("merges", merges)
+    tokens = np.frombuffer(text, np.uint8).astype(np.int32)
+    pairs = []
+    base = 256 + merges
+    for m in range(merges):
+        if len(tokens) < 2:
+            raise ValueError(f"text must have pairs for {merges} merges, it had {m}")
+        counts = np.bincount(tokens[:-1] * base + tokens[1:])
+        pairs.append(divmod(counts.argmax(), base))
+        tokens = _merge(tokens, pairs[m], 256 + m)
+    return np.array(pairs, np.int32)
+
+
+def encode(text: bytes, pairs: Int[np.ndarray, "merges 2"]) -> Int[np.ndarray, " n"]:
+    """Cuts a text into tokens: its bytes, with all merges made in order."""
+    tokens = np.frombuffer(text, np.uint8).astype(np.int32)
+    for m, pair in enumerate(pairs):
+        tokens = _merge(tokens, pair, 256 + m)
+    return tokens
+
+
+def spellings(pairs: Int[np.ndarray, "merges 2"]) -> list[bytes]:
+    """What each token stands for; their spellings joined are the text."""
+    words = [bytes([byte]) for byte in range(256)]
+    for left, right in pairs:
+        words.append(words[left] + words[right])
+    return words
+
+
+def window(
+    key: Key[Array, ""], tokens: Int[Array, " n"], length: int
+) -> Int[Array, " {length}"]:
+    """Draws ``length`` tokens in a row from a text, every place equally likely.
+
+    Raises ValueError unless 1 <= length <= n.
+    """
+    _require.positive_int("length", length)
+    _require.between("len(tokens)", len(tokens), length, float("inf"))
+    start = jax.random.randint(key, (), 0, len(tokens) - length + 1)
+    return jax.lax.dynamic_slice(tokens, (start,), (length,))
+
+
+def tiled(key: Key[Array, ""], tokens: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Repeats the beginning of a window until the window is full.
+
+    The period is drawn from n/4 to n/2, each equally likely, so that the place of an
+    earlier occurrence cannot be learned as a distance. Raises ValueError unless n >= 4.
+    """
+    n = len(tokens)
+    _require.between("len(tokens)", n, 4, float("inf"))
+    period = jax.random.randint(key, (), n // 4, n // 2 + 1)
+    return tokens[jnp.arange(n) % period]

@@ -1,0 +1,152 @@
+"""The corpus: which files it reads, its tokens beside a plain encoder, and its windows."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icl_gd import corpus
+
+LIBRARY = corpus.standard_library()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A library of 25 modules, m00 to m24, and what is not to be read."""
+    for number in range(25):
+        (tmp_path / f"m{number:02}.py").write_bytes(b"x = %d\r\n" % number)
+    for name in ("_private.py", "__future__.py", "notes.txt"):
+        (tmp_path / name).write_text("not this")
+    for package in ("test", "idlelib"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "inside.py").write_text("not this")
+    return tmp_path
+
+
+def test_files_order_and_split_are_as_stated(folder):
+    library = corpus.standard_library(folder)
+    held_out = ["m09", "m19"]
+    assert list(library.held_out) == held_out
+    assert list(library.training) == [f"m{n:02}" for n in range(25) if n not in (9, 19)]
+    assert library.training["m07"] == b"x = 7\n"
+
+
+def test_missing_sources_are_named(tmp_path):
+    for number in range(19):
+        (tmp_path / f"m{number:02}.py").write_text("")
+    with pytest.raises(
+        ValueError, match=r"folder must hold .*\(at least 20 modules.*found 19 files"
+    ):
+        corpus.standard_library(tmp_path)
+    (tmp_path / "m19.py").write_text("")
+    assert len(corpus.standard_library(tmp_path).training) == 18
+
+
+def test_the_running_python_has_a_corpus():
+    assert sum(map(len, LIBRARY.training.values())) > 2_000_000
+    assert sum(map(len, LIBRARY.held_out.values())) > 100_000
+    assert not LIBRARY.training.keys() & LIBRARY.held_out.keys()
+    assert {"argparse", "inspect"} <= LIBRARY.training.keys() | LIBRARY.held_out.keys()
+    assert not any(b"\0" in text for part in LIBRARY for text in part.values())
+
+
+def plain_pairs(text, merges):
+    """Byte-pair encoding as one would write it with lists."""
+    tokens, pairs = list(text), []
+    for m in range(merges):
+        counts = {}
+        for pair in pairwise(tokens):
+            counts[pair] = counts.get(pair, 0) + 1
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        pairs.append(best)
+        tokens = plain_merge(tokens, best, 256 + m)
+    return pairs, tokens
+
+
+def plain_merge(tokens, pair, new):
+    merged, at = [], 0
+    while at < len(tokens):
+        found = tuple(tokens[at : at + 2]) == tuple(pair)
+        merged.append(new if found else tokens[at])
+        at += 2 if found else 1
+    return merged
+
+
+@pytest.mark.parametrize("text", [b"abracadabra abracadabra", b"aaaa bbb aaaaaaa aa", b"a" * 40])
+def test_pairs_are_those_of_a_plain_encoder(text):
+    pairs, tokens = plain_pairs(text, 4)
+    found = corpus.byte_pairs(text, 4)
+    np.testing.assert_array_equal(found, pairs)
+    np.testing.assert_array_equal(corpus.encode(text, found), tokens)
+
+
+def test_pairs_of_source_are_those_of_a_plain_encoder():
+    text = LIBRARY.held_out[next(iter(LIBRARY.held_out))][:3000]
+    pairs, tokens = plain_pairs(text, 30)
+    np.testing.assert_array_equal(corpus.byte_pairs(text, 30), pairs)
+    np.testing.assert_array_equal(corpus.encode(text, np.array(pairs)), tokens)
+
+
+@given(st.text(alphabet="ab\n ", max_size=60).map(str.encode))
+def test_encoding_is_undone_by_spelling(text):
+    pairs = corpus.byte_pairs(b"aa ab ba\n aabb abab aaaa bbbb", 8)
+    tokens, spell = corpus.encode(text, pairs), corpus.spellings(pairs)
+    assert b"".join(spell[t] for t in tokens) == text
+    merged = list(text)
+    for m, pair in enumerate(pairs):
+        merged = plain_merge(merged, pair, 256 + m)
+    np.testing.assert_array_equal(tokens, merged)
+
+
+def test_too_short_a_text_is_named():
+    with pytest.raises(ValueError, match="text must have pairs for 3 merges, it had 2"):
+        corpus.byte_pairs(b"abc", 3)
+    with pytest.raises(ValueError, match="merges must be at least 1, got 0"):
+        corpus.byte_pairs(b"abc", 0)
+
+
+def test_windows_are_every_stretch_of_the_text():
+    text = jnp.arange(100, 110)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    windows = jax.vmap(lambda key: corpus.window(key, text, 4))(keys)
+    np.testing.assert_array_equal(windows - windows[:, :1], np.tile(np.arange(4), (2000, 1)))
+    starts, counts = np.unique(windows[:, 0], return_counts=True)
+    np.testing.assert_array_equal(starts, np.arange(100, 107))
+    assert abs(counts - 2000 / 7).max() < 5 * (2000 / 7) ** 0.5
+
+
+def test_whole_text_is_one_window():
+    text = jnp.arange(5)
+    np.testing.assert_array_equal(corpus.window(jax.random.key(0), text, 5), text)
+
+
+def test_bad_length_is_named(unchecked):
+    bad = {
+        0: "length must be at least 1, got 0",
+        6: r"len\(tokens\) must be between 6 and inf, got 5",
+    }
+    for length, message in bad.items():
+        with pytest.raises(ValueError, match=message):
+            corpus.window(jax.random.key(0), jnp.arange(5), length)
+    with pytest.raises(TypeError, match="length must be an int"):
+        corpus.window(jax.random.key(0), jnp.arange(5), 2.0)
+
+
+def test_tiled_repeats_the_beginning():
+    n, text = 16, jnp.arange(16)
+    keys = jax.random.split(jax.random.key(1), 2000)
+    tiled = np.asarray(jax.vmap(lambda key: corpus.tiled(key, text))(keys))
+    periods = tiled.max(axis=1) + 1
+    np.testing.assert_array_equal(tiled, np.arange(n) % periods[:, None])
+    found, counts = np.unique(periods, return_counts=True)
+    np.testing.assert_array_equal(found, np.arange(4, 9))
+    assert abs(counts - 400).max() < 5 * 20
+
+
+def test_too_short_a_window_is_named():
+    with pytest.raises(ValueError, match=r"len\(tokens\) must be between 4 and inf, got 3"):
+        corpus.tiled(jax.random.key(0), jnp.arange(3))

@@ -1,0 +1,160 @@
+"""HTML figures hold what they are given, escaped, and read before any script runs."""
+
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from icl_gd import views
+
+TOKENS = ["\0", "if", " a", "<", "b", "&", '"', ":\n    ", "</script>", "\n", "\té"]
+SIGNS = ["\ufffd", "if", " a", "<", "b", "&", '"', ":\u23ce", "</script>", "\u23ce", "\u21e5é"]
+HEADS = ["0.0", "0.1", "1.0"]
+
+
+def causal(seed=0, heads=3, n=11):
+    patterns = np.tril(np.random.default_rng(seed).exponential(size=(heads, n, n)))
+    return patterns / patterns.sum(-1, keepdims=True)
+
+
+class Read(HTMLParser):
+    """What a browser would find: tokens, choices, text; and whether all tags are closed."""
+
+    VOID = ("input", "br")
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.found = [], []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        entry = {"tag": tag, "text": "", **dict(attrs)}
+        self.found.append(entry)
+        if tag not in self.VOID:
+            self.open.append(entry)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for entry in self.open:
+            entry["text"] += data
+
+    def all(self, **attributes):
+        return [e for e in self.found if all(e.get(k, "-") == v for k, v in attributes.items())]
+
+
+def data_of(html):
+    (line,) = re.findall(r"const \[id, packed, first\] = (.*);", html)
+    return json.loads(line)
+
+
+def test_tokens_are_shown_as_they_are():
+    read = Read(views.attention_view("a-view", TOKENS, causal(), HEADS, 7).html)
+    buttons = read.all(tag="button")
+    assert [b["text"] for b in buttons] == SIGNS
+    assert all(b["type"] == "button" and b.get("data-t", 0) is None for b in buttons)
+    (code,) = read.all(tag="code")
+    assert code["text"] == "".join(s + ("    " if s == ":\u23ce" else "") for s in SIGNS)
+    assert len(read.all(tag="br")) == 2
+
+
+def test_still_picture_is_the_first_head_from_the_token():
+    patterns, at = causal(), 7
+    view = views.attention_view("a-view", TOKENS, patterns, HEADS, at)
+    read = Read(view.html)
+    shown = [float(b["style"].removeprefix("--a:")) for b in read.all(tag="button")]
+    np.testing.assert_allclose(shown, patterns[0, at], atol=5e-4)
+    assert [b["tabindex"] for b in read.all(tag="button")] == ["-1"] * 7 + ["0"] + ["-1"] * 3
+    best = patterns[:, at].argmax(1)
+    shares = [f"{100 * patterns[h, at, j]:.0f}%" for h, j in enumerate(best)]
+    said = [f"{s} {j} \u201c{SIGNS[j]}\u201d" for s, j in zip(shares, best, strict=True)]
+    assert [o["text"] for o in read.all(tag="output")] == said
+    choices = read.all(tag="input")
+    assert [c["value"] for c in choices] == HEADS
+    assert [("checked" in c) for c in choices] == [True, False, False]
+    assert {c["name"] for c in choices} == {"a-view"}
+    (line,) = read.all(**{"aria-live": "polite"})
+    assert line["text"] == (
+        f"Token 7 \u201c:\u23ce\u201d: head 0.0 looks most at token {best[0]} "
+        f"\u201c{SIGNS[best[0]]}\u201d, with {shares[0]} of its attention."
+    )
+
+
+def test_script_has_every_weight_to_a_thousandth():
+    patterns = causal(1)
+    patterns[2, 5] = np.eye(len(TOKENS))[5]
+    name, packed, at = data_of(views.attention_view("a-view", TOKENS, patterns, HEADS, 3).html)
+    assert (name, at) == ("a-view", 3)
+    values = [int(packed[i : i + 2], 36) / 1000 for i in range(0, len(packed), 2)]
+    rows, columns = np.tril_indices(len(TOKENS))
+    np.testing.assert_allclose(values, patterns[:, rows, columns].ravel(), atol=5.001e-4)
+    assert max(values) == 1
+
+
+def test_view_is_small_its_own_and_the_same_every_time():
+    n = 64
+    make = lambda name: views.attention_view(
+        name, ["tok"] * n, causal(2, 8, n), list("abcdefgh"), 9
+    )
+    view = make("one")
+    assert len(view.html.encode()) < 60_000
+    assert view == make("one") and view.html != make("two").html
+    assert Read(view.html).all(id="one") and not Read(make("two").html).all(id="one")
+    assert "http" not in view.html and "@import" not in view.html and "url(" not in view.html
+    assert view._repr_html_() == view.html
+    assert repr(view) == view.alt == "Attention of 8 heads over 64 tokens"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": "a view"}, "name must be letters and hyphens, got 'a view'"),
+        ({"name": ""}, "name must be letters and hyphens, got ''"),
+        ({"tokens": TOKENS[1:]}, r"patterns must have shape \(3, 10, 10\), got \(3, 11, 11\)"),
+        ({"heads": HEADS[1:]}, r"patterns must have shape \(2, 11, 11\)"),
+        ({"patterns": 2 * causal()}, "attention must be between 0 and 1"),
+        ({"patterns": -causal()}, "attention must be between 0 and 1"),
+        ({"patterns": np.nan * causal()}, "attention must be between 0 and 1"),
+        ({"patterns": causal().swapaxes(1, 2)}, "patterns must be causal"),
+        ({"patterns": causal() + 0.1 * np.eye(11, k=1)}, "patterns must be causal"),
+        ({"at": 11}, "at must be between 0 and 10, got 11"),
+        ({"at": -1}, "at must be between 0 and 10, got -1"),
+    ],
+)
+def test_bad_views_are_named(change, message):
+    good = {"name": "v", "tokens": TOKENS, "patterns": causal(), "heads": HEADS, "at": 3}
+    with pytest.raises(ValueError, match=message):
+        views.attention_view(**{**good, **change})
+
+
+def test_coloured_text_has_each_panel():
+    values = np.linspace(-1, 10, len(TOKENS))
+    view = views.coloured_text(TOKENS, {"<before>": values, "after": values[::-1]}, 8.0)
+    read = Read(view.html)
+    spans = [s for s in read.all(tag="span") if "data-t" in s]
+    assert [s["text"] for s in spans] == 2 * SIGNS
+    shown = [float(s["style"].removeprefix("--a:")) for s in spans]
+    expected = np.clip(values / 8, 0, 1)
+    np.testing.assert_allclose(shown, [*expected, *expected[::-1]], atol=5.001e-3)
+    assert [s["title"] for s in spans[:2]] == ["-1.00", "0.10"]
+    assert [p["text"] for p in read.all(tag="p")] == ["08", "<before>", "after"]
+    assert unescape(repr(view)) == "11 tokens, coloured for: <before>, after"
+
+
+@pytest.mark.parametrize(
+    "values, limit, message",
+    [
+        (np.ones(3), 8.0, r"panels\['a'\] must have shape \(11,\), got \(3,\)"),
+        (np.full(11, np.inf), 8.0, r"panels\['a'\] must be finite"),
+        (np.ones(11), 0.0, "limit must be positive, got 0.0"),
+    ],
+)
+def test_bad_colours_are_named(values, limit, message):
+    with pytest.raises(ValueError, match=message):
+        views.coloured_text(TOKENS, {"a": values}, limit)
