@@ -108,7 +108,7 @@ def _require_length(length):
 
 
 def crosstalk(length: int) -> float:
-    """S, the mean of 1/(t - 1) over the positions t = 2..T-1 that predict.
+    """chi, the mean of 1/(t - 1) over the positions t = 2..T-1 that predict.
 
     H_{T-2} / (T - 2), with the harmonic number H. Raises ValueError unless T >= 3.
     """
@@ -117,7 +117,7 @@ def crosstalk(length: int) -> float:
 
 
 def limit(length: int, law: Kappas) -> float:
-    """Where the product ab ends: k1 / (k2 + k3 S). Zheng et al. (2024), Theorem 4.1."""
+    """Where the product ab ends: k1 / (k2 + k3 chi). Zheng et al. (2024), Theorem 4.1."""
     return law.k1 / (law.k2 + law.k3 * crosstalk(length))
 
 
@@ -136,7 +136,7 @@ def loss_at(ab, t, d: int, law: Kappas):
 def diagonal_loss(ab, length: int, d: int, law: Kappas):
     """The loss on the diagonal: ``loss_at`` summed over t = 2..T-1.
 
-    d/2 (T - 2) [(ab)^2 (k2 + k3 S) - 2 ab k1 + m2]. Raises ValueError unless T >= 3.
+    d/2 (T - 2) [(ab)^2 (k2 + k3 chi) - 2 ab k1 + m2]. Raises ValueError unless T >= 3.
     """
     _require.positive_int("d", d)
     _require.finite("ab", ab)
@@ -147,7 +147,7 @@ def diagonal_loss(ab, length: int, d: int, law: Kappas):
 def diagonal_flow(point, length: int, law: Kappas):
     """The velocity of (a, b) under gradient flow of every entry of the weights.
 
-    a' = (T - 2) b [k1 - ab (k2 + k3 S)], b' the same with a: 1/d of the gradient of
+    a' = (T - 2) b [k1 - ab (k2 + k3 chi)], b' the same with a: 1/d of the gradient of
     ``diagonal_loss``, because d entries share the derivative.
     """
     a, b = point
