@@ -40,6 +40,10 @@ EQUIVALENT = {
     ("tokens", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "task.y_query.shape[0] -> task.y_query.shape[-1]"): "it has one axis",
+    ("induction", "heads.bias.shape[-1] -> heads.bias.shape[1]"): "it has two axes",
+    ("induction", "jnp.maximum(distance, 0) -> jnp.maximum(0, distance)"): "it commutes",
+    ("induction", "jnp.maximum(distance, 0) -> jnp.maximum(distance, -1)"):
+        "negative distances are masked",
     ("descent", "jnp.sum((x @ w.T - y) ** 2, axis=1)"
      " -> jnp.sum((y - x @ w.T) ** 2, axis=1)"): "it is squared",
     ("constructions", "layer.query.shape[-1] -> layer.query.shape[1]"): "it is square",

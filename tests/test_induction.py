@@ -115,6 +115,9 @@ def test_circuits_are_products_of_weights():
             q, k, v, o = (np.asarray(w[l, h]) for w in heads[:4])
             np.testing.assert_allclose(qk[l, h], q.T @ k / SIZE**0.5, rtol=1e-12)
             np.testing.assert_allclose(ov[l, h], o @ v, rtol=1e-12)
+    one_layer = jax.tree.map(lambda w: w[1], heads)
+    np.testing.assert_allclose(induction.qk_circuit(one_layer), qk[1], rtol=1e-12)
+    np.testing.assert_allclose(induction.ov_circuit(one_layer), ov[1], rtol=1e-12)
 
 
 def test_circuits_say_what_a_layer_does():

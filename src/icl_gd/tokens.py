@@ -78,7 +78,7 @@ def _in_turn(
     x: Float[Array, "inputs entries"], y: Float[Array, "labels entries"]
 ) -> Float[Array, "tokens entries"]:
     """x_1, y_1, x_2, y_2, ..., x_q."""
-    tokens = jnp.zeros((2 * len(y) + 1, x.shape[1]), x.dtype)
+    tokens = jnp.empty((2 * len(y) + 1, x.shape[1]), x.dtype)
     return tokens.at[::2].set(x).at[1::2].set(y)
 
 
