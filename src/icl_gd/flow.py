@@ -117,7 +117,7 @@ def crosstalk(length: int) -> float:
 
 
 def limit(length: int, law: Kappas) -> float:
-    """Where the product ab ends: k1 / (k2 + k3 chi). Zheng et al. (2024), Theorem 4.1."""
+    """Where ab ends: k1 / (k2 + k3 chi). Zheng et al. (2024), Theorem 4.1."""
     return law.k1 / (law.k2 + law.k3 * crosstalk(length))
 
 
