@@ -24,6 +24,7 @@ def folder(tmp_path):
     for package in ("test", "idlelib"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "inside.py").write_text("not this")
+    (tmp_path / "sitecustomize.py").symlink_to(tmp_path / "missing.py")  # as Debian's may be
     return tmp_path
 
 

@@ -35,7 +35,8 @@ def standard_library(folder: Path | None = None) -> Library:
     differ a little. Raises ValueError if the folder holds fewer than 20 such files.
     """
     folder = Path(sysconfig.get_path("stdlib") if folder is None else folder)
-    files = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
+    named = (p for p in folder.glob("*.py") if not p.name.startswith("_"))
+    files = sorted(p for p in named if p.is_file())
     if len(files) < 2 * HELD_OUT:
         raise ValueError(
             f"folder must hold the source of the standard library (at least "
