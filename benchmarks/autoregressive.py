@@ -103,12 +103,13 @@ def main():
     rows = {}
     for name, run in (("sampled", sampled), ("exact", exact)):
         timing.peak_mib(reset=True)
-        rows[name] = (timing.seconds(lambda _, run=run: list(run()), None), timing.peak_mib())
+        clock, _ = timing.seconds(lambda _, run=run: list(run()), None)
+        rows[name] = (clock, timing.peak_mib())
         print(f"{name}: {rows[name][0]:.1f} s", flush=True)
     PAIRS = jax.jit(jax.vmap(tokens.pair))(draw(jax.random.normal))
     timing.seconds(plain, None)
     timing.peak_mib(reset=True)
-    epoch = timing.seconds(plain, None)
+    epoch, _ = timing.seconds(plain, None)
     rows["plain"] = (epoch * EPOCHS, timing.peak_mib())
     lines = [f"{'':10s}{f'{EPOCHS} epochs, s':>16s}{'peak MiB':>10s}{'plain / it':>12s}"]
     for name, (total, memory) in rows.items():
