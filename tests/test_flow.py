@@ -232,8 +232,12 @@ def test_times_increase(times):
 
 
 def test_single_precision_is_refused():
-    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64 must be True"):
-        flow.integrate(lambda y: -y, jnp.ones(()), jnp.array([0.0, 1.0]))
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(ValueError, match="jax_enable_x64 must be True"):
+            flow.integrate(lambda y: -y, jnp.ones(()), jnp.array([0.0, 1.0]))
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 # The quartic.
