@@ -81,6 +81,8 @@ EQUIVALENT = {
     ("corpus", "at[(at - run) % 2 == 0] -> at[(run - at) % 2 == 0]"): "the same parity",
     ("corpus", "256 + merges -> 257 + merges"): "any base above the largest token will do",
     ("corpus", "256 + merges -> 255 + merges"): "any base above the largest token will do",
+    ("flow", "jax.eval_shape(_moments, chunks[0])"
+     " -> jax.eval_shape(_moments, chunks[-1])"): "all chunks have one shape",
     ("claims", "abs(measured - expected) -> abs(expected - measured)"): "it has no sign",
 }
 # fmt: on
