@@ -15,7 +15,7 @@ import timing
 
 from icl_gd import attention, measures, tasks, tokens, training
 
-N, WIDTH, BATCH, EVERY, RUN = 10, 40, 2048, 1000, 20_000
+N, WIDTH, BATCH, PARTS, EVERY, RUN = 10, 40, 2048, 4, 1000, 20_000
 OPTIMISER = optax.chain(
     optax.clip_by_global_norm(100.0), optax.adamw(1e-3, b1=0.9, b2=0.98, weight_decay=0.0)
 )
@@ -53,7 +53,8 @@ def evaluate(weights):
 
 def ours(steps):
     """The published run in one scan."""
-    loss = lambda weights, key: measures.mean_loss(model(weights), draw(key, BATCH))
+    of_part = lambda weights, key: measures.mean_loss(model(weights), draw(key, BATCH // PARTS))
+    loss = training.accumulated(of_part, PARTS)
     params = jax.tree.map(lambda w: w[None], start())
     keys = jax.random.split(jax.random.key(2), 1)
     return training.fit(loss, params, keys, OPTIMISER, steps, min(steps, EVERY), {"loss": evaluate})

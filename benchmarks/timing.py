@@ -11,7 +11,7 @@ import jax
 
 from icl_gd import records
 
-ROUNDS = 2
+ROUNDS = 3
 RESULTS = Path(__file__).parent / "results"
 RECORDED = Path(__file__).parents[1] / "src" / "icl_gd" / "recorded"
 

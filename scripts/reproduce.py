@@ -64,24 +64,27 @@ class Run(NamedTuple):
 def five_layers() -> Run:
     """Five layers with weights of their own, as published: 50 000 steps, tokens clipped to 10."""
     n = d = 10
-    depth, clip = 5, 10.0
+    depth, clip, batch, parts = 5, 10.0, 2048, 8
 
     def draw(key, count):
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
-
-    def model(layers):
-        return lambda task: attention.predict_at_query(layers, task, clip)
 
     def start(key):
         keys = jax.random.split(key, depth)
         return [training.initialise(k, d + 1, 0.002 / depth) for k in keys]
 
-    def errors(layers):
-        return 0.5 * (jax.vmap(model(layers))(evaluation) - evaluation.y_query)[:, 0] ** 2
+    def errors(layers, drawn):
+        return 0.5 * (attention.predict_batch(layers, drawn, clip) - drawn.y_query)[:, 0] ** 2
+
+    def loss(layers, key):
+        of_part = lambda layers, key: jnp.mean(errors(layers, draw(key, batch // parts)))
+        return training.accumulated(of_part, parts)(multiplied(layers), key)
 
     def multiplied(layers):
-        each = [attention.products(layer) for layer in layers]
-        return jax.tree.map(lambda *weights: jnp.stack(weights), *each)
+        return [attention.products(layer) for layer in layers]
+
+    def stacked(layers):
+        return jax.tree.map(lambda *weights: jnp.stack(weights), *multiplied(layers))
 
     def keep(_, measured):
         path = measured.pop("products")
@@ -89,7 +92,7 @@ def five_layers() -> Run:
 
     evaluation = draw(jax.random.key(0), 10_000)
     return Run(
-        loss=lambda layers, key: measures.mean_loss(model(layers), draw(key, 2048)),
+        loss=loss,
         params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
         keys=jax.random.split(jax.random.key(2), 3),
         optimiser=training.clipped_adam(5e-4, 10.0),
@@ -97,9 +100,9 @@ def five_layers() -> Run:
         every=500,
         stretches=25,
         measures={
-            "loss": lambda layers: jnp.mean(errors(layers)),
-            "median": lambda layers: jnp.median(errors(layers)),
-            "products": multiplied,
+            "loss": lambda layers: jnp.mean(errors(multiplied(layers), evaluation)),
+            "median": lambda layers: jnp.median(errors(multiplied(layers), evaluation)),
+            "products": stacked,
         },
         keep=keep,
         setting={
@@ -118,7 +121,7 @@ def sine(one_key: bool, attends: bool) -> Run:
     attention, at 3e-4 with the gradient step, whose size eta = 0.1 is not trained. The step is
     that of ``constructions.gradient_step``. Of the weights those of the first seed are kept.
     """
-    n, width, eta = 10, 40, 0.1
+    n, width, eta, batch, parts = 10, 40, 0.1, 2048, 4
 
     def draw(key, count):
         one = lambda k: tasks.sine(k, n, one_key)
@@ -142,9 +145,12 @@ def sine(one_key: bool, attends: bool) -> Run:
             flat |= attention.products(first["layer"])._asdict()
         return {**measured, **flat}
 
+    def loss(weights, key):
+        return measures.mean_loss(model(weights), draw(key, batch // parts))
+
     evaluation = draw(jax.random.key(0), 10_000)
     return Run(
-        loss=lambda weights, key: measures.mean_loss(model(weights), draw(key, 2048)),
+        loss=training.accumulated(loss, parts),
         params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
         keys=jax.random.split(jax.random.key(2), 3),
         optimiser=optax.chain(

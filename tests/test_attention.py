@@ -1,5 +1,7 @@
 """The forward pass against sums written out token by token."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -285,18 +287,26 @@ def test_layer_of_another_size_than_the_features_is_named(unchecked, name):
         attention.feature_prediction(random_features(0), layer, a_task(9, 4, 2, 1))
 
 
+def each_task(predict):
+    return lambda layers, batch: jax.vmap(lambda task: predict(layers, task))(batch)
+
+
+def by_batch(layers, batch, clip=None):
+    return attention.predict_batch([attention.products(layer) for layer in layers], batch, clip)
+
+
 def values_and_gradients(predict, layers, batch):
     def value(layers, batch):
-        each = jax.vmap(lambda task: predict(layers, task))(batch)
+        each = predict(layers, batch)
         return jnp.sum(jnp.sin(each) * jnp.arange(1.0, 1 + each.shape[1])), each
 
     return jax.value_and_grad(value, (0, 1), has_aux=True)(layers, batch)
 
 
 SHORT = {
-    "gram": (attention.predict_by_gram, None),
-    "query": (attention.predict_at_query, None),
-    "query, clipped": (lambda layers, task: attention.predict_at_query(layers, task, 0.3), 0.3),
+    "gram": (each_task(attention.predict_by_gram), None),
+    "batch": (by_batch, None),
+    "batch, clipped": (partial(by_batch, clip=0.3), 0.3),
 }
 
 
@@ -307,13 +317,32 @@ def test_short_forms_are_the_layers(form, depth):
     short, clip = SHORT[form]
     layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(depth)]
     batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
-    whole = lambda layers, task: attention.predict(layers, task, clip=clip)
+    whole = each_task(partial(attention.predict, clip=clip))
     found, expected = (values_and_gradients(p, layers, batch) for p in (short, whole))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
     jax.tree.map(close, found, expected)
     if clip is not None:
-        free = values_and_gradients(attention.predict, layers, batch)
+        free = values_and_gradients(each_task(attention.predict), layers, batch)
         assert not np.allclose(free[0][1], found[0][1])
+
+
+def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
+    """What is lowered for a GPU, run here."""
+    layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(3)]
+    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
+    here = values_and_gradients(by_batch, layers, batch)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *ab, cpu, default: default(*ab))
+    there = values_and_gradients(by_batch, layers, batch)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+    jax.tree.map(close, here, there)
+
+
+def test_xla_leaves_the_products_of_a_batch_apart():
+    """Merged into one another they would take a hundred times longer: see it, not the clock."""
+    layers = [attention.products(a_layer(i, 5)) for i in range(3)]
+    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
+    compiled = jax.jit(attention.predict_batch).lower(layers, batch).compile()
+    assert compiled.as_text().count(" call(") == 2 * 2  # two for each layer but the last
 
 
 @pytest.mark.parametrize("clip", [0.3, 2.0])
@@ -335,4 +364,4 @@ def test_clip_that_is_not_positive_is_named(unchecked):
     with pytest.raises(ValueError, match="clip must be positive, got 0"):
         attention.forward([a_layer(1, 3)], tokens.join(a_task(5, 4, 2, 1)), 0.0)
     with pytest.raises(ValueError, match="clip must be positive, got 0"):
-        attention.predict_at_query([a_layer(1, 3)], a_task(5, 4, 2, 1), 0.0)
+        by_batch([a_layer(1, 3)], jax.tree.map(lambda a: a[None], a_task(5, 4, 2, 1)), 0.0)

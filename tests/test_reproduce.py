@@ -140,13 +140,33 @@ def test_sine_step_is_descent_on_the_features():
             w = -0.1 * descent.gradient(jnp.zeros((1, 39)), x, y)
             return tokens.prediction(prompt, 1) + w @ prompt.query[:-1]
 
-        batch = jax.vmap(lambda k: tasks.sine(k, 10, True))(jax.random.split(key, 2048))
+        keys = jax.vmap(lambda part: jax.random.split(part, 512))(jax.random.split(key, 4))
+        batch = jax.vmap(lambda k: tasks.sine(k, 10, True))(keys.reshape(-1))
         return measures.mean_loss(label, batch)
 
     key = jax.random.key(5)
     (value, grads), (expected, slopes) = (
         jax.value_and_grad(f)(weights) for f in (lambda w: run.loss(w, key), by_descent)
     )
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
+        np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())
+
+
+def test_five_layers_train_on_the_layers_one_after_another():
+    run = reproduce.five_layers()
+    layers = jax.tree.map(lambda weight: 100 * weight[0], run.params)
+
+    def composed(layers):
+        keys = jax.vmap(lambda part: jax.random.split(part, 256))(jax.random.split(key, 8))
+        batch = jax.vmap(lambda k: tasks.regression(k, 10, 10))(keys.reshape(-1))
+        return measures.mean_loss(lambda t: attention.predict(layers, t, clip=10.0), batch)
+
+    key = jax.random.key(5)
+    (value, grads), (expected, slopes) = (
+        jax.value_and_grad(f)(layers) for f in (lambda w: run.loss(w, key), composed)
+    )
+    assert value != pytest.approx(5 / 12, rel=0.02)  # the layers predict something
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
         np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())

@@ -375,3 +375,32 @@ def test_initial_features_have_variance_scale_over_fan_in(scale):
 def test_bad_sizes_of_features_are_named(arguments, message, unchecked):
     with pytest.raises(ValueError, match=message):
         training.initialise_features(jax.random.key(0), *arguments)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_accumulated_is_the_mean_over_the_parts(parts):
+    """Value and gradient, beneath another function and for several parameters at once."""
+
+    def loss(params, key):
+        return jnp.sum(jnp.sin(params["a"] * jax.random.normal(key, (4,)))) + params["b"] ** 2
+
+    def mean(params):
+        return sum(loss(params, k) for k in jax.random.split(key(), parts)) / parts
+
+    by_parts = lambda params: training.accumulated(loss, parts)(params, key())
+    key = lambda: jax.random.key(7)
+    many = {"a": jnp.arange(8.0).reshape(2, 4) / 3, "b": jnp.array([0.4, -1.2])}
+    for f in (lambda value: value, lambda value: jnp.exp(2 * value)):
+        found, expected = (
+            jax.vmap(jax.value_and_grad(lambda params, f=f, m=m: f(m(params))))(many)
+            for m in (by_parts, mean)
+        )
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12)
+        jax.tree.map(close, found, expected)
+    one = jax.tree.map(lambda leaf: leaf[0], many)
+    close(by_parts(one), mean(one))
+
+
+def test_parts_that_are_none_are_named():
+    with pytest.raises(ValueError, match="parts must be at least 1, got 0"):
+        training.accumulated(lambda params, key: params, 0)

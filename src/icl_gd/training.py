@@ -106,6 +106,32 @@ def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:
     )
 
 
+def accumulated(
+    loss: Callable[[Any, Key[Array, ""]], Float[Array, ""]], parts: int
+) -> Callable[[Any, Key[Array, ""]], Float[Array, ""]]:
+    """The mean of ``loss(params, key)`` over ``parts`` keys split from a key.
+
+    Its gradient is taken part by part with the value, and scaled afterwards: a part is
+    drawn, used and forgotten, so that on a CPU it can stay in the cache. Raises
+    ValueError unless parts >= 1.
+    """
+    _require.positive_int("parts", parts)
+
+    def over_parts(f, key):
+        each = jax.lax.map(f, jax.random.split(key, parts))
+        return jax.tree.map(partial(jnp.mean, axis=0), each)
+
+    @jax.custom_vjp
+    def mean(params, key):
+        return over_parts(partial(loss, params), key)
+
+    mean.defvjp(
+        lambda params, key: over_parts(partial(jax.value_and_grad(loss), params), key),
+        lambda grads, g: (jax.tree.map(lambda grad: g * grad, grads), None),
+    )
+    return mean
+
+
 def _update_of(loss, optimiser, shared):
     """One update of all seeds: a vmap if they share the key, else seed by seed."""
 
