@@ -254,7 +254,9 @@ def meet_tests(module, source, folder):
     names = [module.lstrip("_"), *({"theory": ["spectral"]}.get(module, []))]
     tests = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
     where = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", *where, *tests]
+    half_written = "ignore:Error reading persistent compilation cache:UserWarning"  # by the other
+    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", half_written]
+    options += [*where, *tests]
     return pytest.main(options, plugins=[NoShrinking()])
 
 
