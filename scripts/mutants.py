@@ -40,6 +40,7 @@ EQUIVALENT = {
     ("tokens", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "task.y_query.shape[0] -> task.y_query.shape[-1]"): "it has one axis",
+    ("attention", "jnp.clip(e, -clip, clip) -> jnp.clip(-clip, e, clip)"): "a maximum commutes",
     ("induction", "heads.bias.shape[-1] -> heads.bias.shape[1]"): "it has two axes",
     ("induction", "jnp.maximum(distance, 0) -> jnp.maximum(0, distance)"): "it commutes",
     ("induction", "jnp.maximum(distance, 0) -> jnp.maximum(distance, -1)"):
