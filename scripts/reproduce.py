@@ -61,33 +61,39 @@ class Run(NamedTuple):
     setting: dict[str, str]
 
 
-def five_layers() -> Run:
-    """Five layers with weights of their own, as published: 50 000 steps, tokens clipped to 10."""
+def deep(layers: int, recurrent: bool) -> Run:
+    """A deep stack as published: tokens clipped to 10 after each layer.
+
+    With weights of its own for every layer, for 50 000 steps; or recurrent, one layer applied
+    again and again, for 5000.
+    """
     n = d = 10
-    depth, clip, batch, parts = 5, 10.0, 2048, 8
+    clip, batch, parts = 10.0, 2048, 8
 
     def draw(key, count):
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
 
     def start(key):
-        keys = jax.random.split(key, depth)
-        return [training.initialise(k, d + 1, 0.002 / depth) for k in keys]
+        keys = jax.random.split(key, 1 if recurrent else layers)
+        return [training.initialise(k, d + 1, 0.002 / layers) for k in keys]
 
-    def errors(layers, drawn):
-        return 0.5 * (attention.predict_batch(layers, drawn, clip) - drawn.y_query)[:, 0] ** 2
+    def stack(params):
+        each = [attention.products(layer) for layer in params]
+        return each * layers if recurrent else each
 
-    def loss(layers, key):
-        of_part = lambda layers, key: jnp.mean(errors(layers, draw(key, batch // parts)))
-        return training.accumulated(of_part, parts)(multiplied(layers), key)
+    def errors(stack, drawn):
+        return 0.5 * (attention.predict_batch(stack, drawn, clip) - drawn.y_query)[:, 0] ** 2
 
-    def multiplied(layers):
-        return [attention.products(layer) for layer in layers]
+    def loss(params, key):
+        of_part = lambda stack, key: jnp.mean(errors(stack, draw(key, batch // parts)))
+        return training.accumulated(of_part, parts)(stack(params), key)
 
-    def stacked(layers):
-        return jax.tree.map(lambda *weights: jnp.stack(weights), *multiplied(layers))
+    def weights(params):
+        each = [attention.products(layer) for layer in params]
+        return jax.tree.map(lambda *same: jnp.stack(same), *each)
 
     def keep(_, measured):
-        path = measured.pop("products")
+        path = measured.pop("weights")
         return {**measured, "kq": path.kq[:, -1], "pv": path.pv[:, -1]}
 
     evaluation = draw(jax.random.key(0), 10_000)
@@ -96,19 +102,21 @@ def five_layers() -> Run:
         params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
         keys=jax.random.split(jax.random.key(2), 3),
         optimiser=training.clipped_adam(5e-4, 10.0),
-        steps=50_000,
-        every=500,
-        stretches=25,
+        steps=5000 if recurrent else 50_000,
+        every=100 if recurrent else 500,
+        stretches=10 if recurrent else 25,
         measures={
-            "loss": lambda layers: jnp.mean(errors(multiplied(layers), evaluation)),
-            "median": lambda layers: jnp.median(errors(multiplied(layers), evaluation)),
-            "products": stacked,
+            "loss": lambda params: jnp.mean(errors(stack(params), evaluation)),
+            "median": lambda params: jnp.median(errors(stack(params), evaluation)),
+            "weights": weights,
         },
         keep=keep,
         setting={
-            "what": "five layers of linear attention, d = N = 10, weights of their own",
+            "what": {5: "five", 10: "ten"}[layers]
+            + " layers of linear attention, d = N = 10, "
+            + ("all with the same weights" if recurrent else "weights of their own"),
             "training": "batch 2048, Adam (0.9, 0.98) at 5e-4, gradients clipped to norm 10, "
-            "tokens clipped to 10 after each layer, initial variance 0.002 / 5 / 11",
+            f"tokens clipped to 10 after each layer, initial variance 0.002 / {layers} / 11",
             "seeds": "three; evaluation key 0, weights key 1, tasks key 2",
         },
     )
@@ -306,7 +314,8 @@ def source(share: float, steps: int, seeds: int) -> Run:
 
 
 RUNS = {
-    "five_layers": five_layers,
+    "five_layers": partial(deep, 5, False),
+    "ten_layers": partial(deep, 10, True),
     "sine_independent_attention": partial(sine, False, True),
     "sine_independent_gd": partial(sine, False, False),
     "sine_published_attention": partial(sine, True, True),

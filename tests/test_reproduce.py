@@ -153,14 +153,17 @@ def test_sine_step_is_descent_on_the_features():
         np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())
 
 
-def test_five_layers_train_on_the_layers_one_after_another():
-    run = reproduce.five_layers()
+@pytest.mark.parametrize(("depth", "recurrent"), [(5, False), (10, True)])
+def test_deep_stacks_train_on_the_layers_one_after_another(depth, recurrent):
+    run = reproduce.deep(depth, recurrent)
+    assert len(run.params) == (1 if recurrent else depth)
     layers = jax.tree.map(lambda weight: 100 * weight[0], run.params)
 
     def composed(layers):
         keys = jax.vmap(lambda part: jax.random.split(part, 256))(jax.random.split(key, 8))
         batch = jax.vmap(lambda k: tasks.regression(k, 10, 10))(keys.reshape(-1))
-        return measures.mean_loss(lambda t: attention.predict(layers, t, clip=10.0), batch)
+        every = layers * (depth // len(layers))
+        return measures.mean_loss(lambda t: attention.predict(every, t, clip=10.0), batch)
 
     key = jax.random.key(5)
     (value, grads), (expected, slopes) = (
