@@ -316,7 +316,7 @@ def test_short_forms_are_the_layers(form, depth):
     """Value and every derivative, for several outputs, against the layers one by one."""
     short, clip = SHORT[form]
     layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(depth)]
-    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
+    batch = jax.tree.map(lambda *each: jnp.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
     whole = each_task(partial(attention.predict, clip=clip))
     found, expected = (values_and_gradients(p, layers, batch) for p in (short, whole))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
@@ -329,7 +329,7 @@ def test_short_forms_are_the_layers(form, depth):
 def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
     """What is lowered for a GPU, run here."""
     layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(3)]
-    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
+    batch = jax.tree.map(lambda *each: jnp.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
     here = values_and_gradients(by_batch, layers, batch)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *ab, cpu, default: default(*ab))
     there = values_and_gradients(by_batch, layers, batch)
@@ -340,7 +340,7 @@ def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
 def test_xla_leaves_the_products_of_a_batch_apart():
     """Merged into one another they would take a hundred times longer: see it, not the clock."""
     layers = [attention.products(a_layer(i, 5)) for i in range(3)]
-    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, 6, 3, 2), a_task(11, 6, 3, 2))
+    batch = jax.tree.map(lambda *each: jnp.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
     compiled = jax.jit(attention.predict_batch).lower(layers, batch).compile()
     assert compiled.as_text().count(" call(") == 2 * 2  # two for each layer but the last
 

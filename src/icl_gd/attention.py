@@ -179,7 +179,6 @@ def _as_one_call(axes, a, b):
 _jitted_sum = jax.jit(_sum_of_outer, static_argnums=0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _contract(
     axes: tuple[int, int],
     a: Float[Array, "_ _ batch"],
@@ -199,16 +198,21 @@ def _contract(
     )
 
 
-def _contract_backwards(axes, factors, g):
-    (p, q), (a, b) = axes, factors
-    on_a = _contract((1, 1 - q), g, b) if p else _contract((1 - q, 1), b, g)
-    on_b = _contract((0, 1 - p), g, a) if q else _contract((1 - p, 0), a, g)
-    return on_a, on_b
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(
+    axis: int, a: Float[Array, "_ _ batch"], b: Float[Array, "inner column batch"]
+) -> Float[Array, "row column batch"]:
+    """The product over an axis of a, with gradients that are such products as well."""
+    return _contract((axis, 0), a, b)
 
 
-_contract.defvjp(
-    lambda axes, a, b: (_contract(axes, a, b), (a, b)), _contract_backwards
-)
+def _product_backwards(axis, factors, g):
+    a, b = factors
+    on_a = _contract((1, 1), g, b) if axis else _contract((1, 1), b, g)
+    return on_a, _contract((1 - axis, 0), a, g)
+
+
+_product.defvjp(lambda axis, a, b: (_product(axis, a, b), (a, b)), _product_backwards)
 
 
 def predict_batch(
@@ -231,8 +235,8 @@ def predict_batch(
     e = jnp.concatenate([prompts.context, prompts.query[None]]).swapaxes(0, 1)
     for layer in first:
         context = e[:, :-1]
-        scores = _contract((0, 0), context, through(layer.kq, e))
-        e = hold(e + _contract((1, 0), through(layer.pv, context), scores))
+        scores = _product(0, context, through(layer.kq, e))
+        e = hold(e + _product(1, through(layer.pv, context), scores))
     context, query = e[:, :-1], e[:, -1]
     scores = jnp.sum(context * through(kq, query)[:, None], axis=0)
     change = jnp.sum(through(pv[-outputs:], context) * scores, axis=1)
