@@ -41,7 +41,7 @@ EQUIVALENT = {
     ("attention", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "task.y_query.shape[0] -> task.y_query.shape[-1]"): "it has one axis",
     ("attention", "along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))"
-     " -> along(onto_phi(kq @ at_query)) @ along(onto_phi(pv[-1]))"): "a product of vectors commutes",
+     " -> along(onto_phi(kq @ at_query)) @ along(onto_phi(pv[-1]))"): "it commutes",
     ("attention", "jnp.clip(e, -clip, clip) -> jnp.clip(-clip, e, clip)"): "a maximum commutes",
     ("induction", "heads.bias.shape[-1] -> heads.bias.shape[1]"): "it has two axes",
     ("induction", "jnp.maximum(distance, 0) -> jnp.maximum(0, distance)"): "it commutes",
