@@ -77,9 +77,11 @@ def deep(layers: int, recurrent: bool) -> Run:
         keys = jax.random.split(key, 1 if recurrent else layers)
         return [training.initialise(k, d + 1, 0.002 / layers) for k in keys]
 
+    def products(params):
+        return [attention.products(layer) for layer in params]
+
     def stack(params):
-        each = [attention.products(layer) for layer in params]
-        return each * layers if recurrent else each
+        return products(params) * (layers if recurrent else 1)
 
     def errors(stack, drawn):
         return 0.5 * (attention.predict_batch(stack, drawn, clip) - drawn.y_query)[:, 0] ** 2
@@ -89,8 +91,7 @@ def deep(layers: int, recurrent: bool) -> Run:
         return training.accumulated(of_part, parts)(stack(params), key)
 
     def weights(params):
-        each = [attention.products(layer) for layer in params]
-        return jax.tree.map(lambda *same: jnp.stack(same), *each)
+        return jax.tree.map(lambda *same: jnp.stack(same), *products(params))
 
     def keep(_, measured):
         path = measured.pop("weights")
