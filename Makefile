@@ -9,8 +9,10 @@ PORT ?= 8000
 ONLY ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
-# nbval alone says whether a page still prints what is committed; one page, one worker.
-NBVAL = pytest book --nbval --nbval-current-env --nbval-cell-timeout 900 -n 2 --dist loadfile
+# What XLA has compiled once, in a test, a page or a script, is read from here the next time.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -26,7 +28,7 @@ test: book  ## build the book, then run all tests and all notebooks
 	@echo "Running the tests, then the notebooks"
 	@JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile || failed=1; \
-	$(BIN)/python -m $(NBVAL) || failed=1; \
+	$(BIN)/python scripts/check_pages.py || failed=1; \
 	exit $$failed
 
 notebooks: .venv/ready  ## execute the pages and write the notebooks (ONLY=book/index.md: one)
@@ -54,11 +56,11 @@ mutants: .venv/ready  ## change the package, one sign or index at a time, and se
 test-minimum: .venv-minimum/ready  ## the tests of the package and the notebooks at minimum versions
 	@JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
 	$(MINIMUM)/python -m pytest -n 2 --dist loadfile -m "not site" || failed=1; \
-	$(MINIMUM)/python -m $(NBVAL) || failed=1; \
+	$(MINIMUM)/python scripts/check_pages.py || failed=1; \
 	exit $$failed
 
 clean:  ## remove the built book, the environments and the caches
-	rm -rf _build .venv .venv-minimum .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf _build .cache .venv .venv-minimum .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted installation starts again.

@@ -8,8 +8,9 @@ from chapters import PAGES, ROOT, code
 
 ORDER = [
     "tasks", "corpus", "tokens", "attention", "induction", "descent", "constructions",
-    "theory", "flow", "training", "measures", "plots", "views", "claims", "records",
+    "theory", "flow", "training", "measures", "plots", "views", "claims", "records", "setup",
 ]  # fmt: skip
+PRIVATE = {"_precision", "_require"}  # used by all modules
 PACKAGE = ROOT / "src" / "icl_gd"
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py")}
 
@@ -28,11 +29,11 @@ def imports(tree):
 
 
 def own(name):
-    return {m.split(".")[1] for m in imports(TREES[name]) if m.startswith("icl_gd.")} - {"_require"}
+    return {m.split(".")[1] for m in imports(TREES[name]) if m.startswith("icl_gd.")} - PRIVATE
 
 
 def test_each_module_has_its_place():
-    assert set(TREES) == {*ORDER, "_require", "__init__"}
+    assert set(TREES) == {*ORDER, *PRIVATE, "__init__"}
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -41,7 +42,7 @@ def test_module_imports_only_those_above_it(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["_require", "__init__", "descent", "plots", "views", "claims", "records"]
+    "name", [*PRIVATE, "__init__", "descent", "plots", "views", "claims", "records"]
 )
 def test_module_imports_no_other(name):
     """Descent is compared with attention, and plots draw arrays, so neither knows a model."""
