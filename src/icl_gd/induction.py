@@ -74,16 +74,18 @@ def attention_pattern(
     """
     length = stream.shape[0]
     _require.between("context", length, 1, heads.bias.shape[-1])
-    query = jnp.einsum("hsw,iw->his", heads.query, stream)
+    size = heads.query.shape[-2]
+    query = jnp.einsum("hsw,iw->his", heads.query / jnp.sqrt(size), stream)
     key = jnp.einsum("hsw,iw->his", heads.key, stream)
     if heads.smear is not None:
         own = jax.nn.sigmoid(heads.smear)[:, None, None]
         before = jnp.concatenate([key[:, :1], key[:, :-1]], axis=1)
         key = own * key + (1 - own) * before
     distance = jnp.arange(length)[:, None] - jnp.arange(length)
-    scores = jnp.einsum("his,hjs->hij", query, key) / jnp.sqrt(query.shape[-1])
-    scores = scores + heads.bias[:, jnp.maximum(distance, 0)]
-    return jax.nn.softmax(jnp.where(distance >= 0, scores, -jnp.inf))
+    bias = heads.bias[:, jnp.maximum(distance, 0)]
+    # The mask joins the bias, which all sequences share: one pass over scores less.
+    bias = jnp.where(distance >= 0, bias, -jnp.inf)
+    return jax.nn.softmax(jnp.einsum("his,hjs->hij", query, key) + bias)
 
 
 def run(

@@ -132,7 +132,7 @@ def accumulated(
     return mean
 
 
-def _update_of(loss, optimiser, shared):
+def _update_of(loss, optimiser, shared, seeds):
     """One update of all seeds: a vmap if they share the key, else seed by seed."""
 
     def update(carry, key):
@@ -141,9 +141,14 @@ def _update_of(loss, optimiser, shared):
         updates, state = optimiser.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    if shared:
-        return jax.vmap(update, in_axes=(0, None))
-    return lambda carry, keys: jax.lax.map(lambda seed: update(*seed), (carry, keys))
+    if not shared:
+        return lambda carry, keys: jax.lax.map(
+            lambda seed: update(*seed), (carry, keys)
+        )
+    if seeds == 1:  # a vmap over one seed would only slow its matrix products
+        each = lambda at: partial(jax.tree.map, lambda leaf: leaf[at])
+        return lambda carry, key: each(None)(update(each(0)(carry), key))
+    return jax.vmap(update, in_axes=(0, None))
 
 
 def _over_devices(run, seeds, shared):
@@ -195,8 +200,8 @@ def fit(
             f"key must be made by jax.random.key, got an array of {key.dtype}"
         )
     measures = dict(measures or {})
-    shared = key.ndim == 0
-    update = _update_of(loss, optimiser, shared)
+    shared, seeds = key.ndim == 0, len(jax.tree.leaves(params)[0])
+    update = _update_of(loss, optimiser, shared, seeds)
 
     def measure(params):
         return jax.lax.map(lambda p: {m: f(p) for m, f in measures.items()}, params)
@@ -216,7 +221,7 @@ def fit(
         return *carry, losses.reshape(steps, -1).T, measured
 
     state = jax.vmap(optimiser.init)(params) if state is None else state
-    run = _over_devices(run, len(jax.tree.leaves(params)[0]), shared)
+    run = _over_devices(run, seeds, shared)
     with jax.threefry_partitionable(False):
         params, state, losses, measured = run(params, state, key)
     return Fit(params, losses, jnp.arange(0, steps + 1, every), measured, state)
