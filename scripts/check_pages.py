@@ -50,8 +50,12 @@ def run_of(page):
     cells = [c for c in notebook.cells if c.cell_type == "code"]
     answers = []
     for label, source, text in solutions(page.read_text(encoding="utf-8")):
-        tags = ["nbval-ignore-output"] if text is None else []
-        cell = nbformat.v4.new_code_cell(source, metadata={"tags": tags}, outputs=printed(text))
+        cell = nbformat.v4.new_code_cell(
+            source,
+            metadata={"tags": ["nbval-ignore-output"] if text is None else []},
+            outputs=printed(text),
+            execution_count=1,  # without a number nbval compares nothing
+        )
         answers.append(cell | {"id": f"{label}-{len(answers)}"})
     again = [cell | {"id": f"again-{cell.id}"} for cell in reversed(cells)]
     notebook.cells = [nbformat.from_dict(cell) for cell in [*cells, *answers, *again]]
