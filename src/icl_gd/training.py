@@ -1,4 +1,7 @@
-"""The published initialisation and optimiser, and one jitted scan for a whole run."""
+"""The published initialisation and optimiser, and one jitted scan for a whole run.
+
+Products in the loss follow the caller's ``jax_default_matmul_precision``.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
