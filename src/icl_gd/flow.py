@@ -321,7 +321,6 @@ def sampled_quartic(
     return Quartic(_unfold(square, 2 * d) / count, cross / count, power / count)
 
 
-@exact
 def _moments(x):
     """Sums of products over some sequences and positions: square as a real matrix.
 
