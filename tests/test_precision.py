@@ -4,6 +4,9 @@ No card is needed: the precision that a product asks for stands in its jaxpr.
 """
 
 import inspect
+import runpy
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,18 @@ import optax
 import pytest
 from jax.lax import Precision
 
-from icl_gd import attention, descent, flow, induction, measures, tasks, theory, tokens, training
+from icl_gd import (
+    attention,
+    descent,
+    flow,
+    induction,
+    measures,
+    setup,
+    tasks,
+    theory,
+    tokens,
+    training,
+)
 from icl_gd._precision import exact
 from icl_gd.attention import Attention, Products
 from icl_gd.flow import Kappas
@@ -304,3 +318,17 @@ def test_a_caller_gets_its_setting_back():
         with pytest.raises(ZeroDivisionError):
             exact(lambda: 1 / 0)()
         assert asked(jnp.dot, W0[0], W0[0]) == before == [Precision.DEFAULT] * 2
+
+
+@pytest.mark.parametrize(
+    "script, name", [("scripts/reproduce.py", "__main__"), ("benchmarks/timing.py", "timing")]
+)
+def test_records_ask_for_exact_products(monkeypatch, script, name):
+    begun = []
+    monkeypatch.setattr(setup, "begin", lambda: begun.append(script))
+    monkeypatch.setattr(sys, "argv", [script, "no such run"])
+    try:
+        runpy.run_path(str(Path(__file__).parents[1] / script), run_name=name)
+    except SystemExit as end:
+        assert "no such run" in str(end)
+    assert begun == [script]
