@@ -1,6 +1,6 @@
 """Run the book's pages and tests on whatever device JAX finds, and keep one table of it.
 
-    python scripts/device.py                        every page, cold and warm, then the unit tests
+    python scripts/device.py                        every page, cold and warm, then tests
     python scripts/device.py book/index.md          these pages alone
     python scripts/device.py --tf32 --no-setup      a CPU as a card with TF32, and nobody forbids it
 
@@ -10,7 +10,8 @@ printed lines are compared with those of the committed notebook. The table is wr
 page, so that a run that is cut off leaves what it has; a whole run, as it is, is kept in
 benchmarks/results/. What pages and tests wrote besides is in .cache/device.
 
-It needs what the package needs, and pytest: no Jupyter, so that it runs on a bare machine.
+The tests are those that compute. Needed is what the package needs, pytest, hypothesis and
+beartype: no Jupyter, so that it runs on a bare machine.
 """
 
 import argparse
@@ -277,9 +278,16 @@ def told(log):
     return summary[-1] if summary else f"stopped; {passed} passed until then", failed
 
 
+def computing():
+    """The tests that compute; those of texts and files have no device."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    imports = re.compile(r"^(import|from) jax\b", re.MULTILINE)
+    return [f"tests/{file.name}" for file in files if imports.search(file.read_text("utf-8"))]
+
+
 def run_tests(table, caches, jobs, deadline, flags):
     log = LOGS / "tests.log"
-    pytest = [sys.executable, "-m", "pytest", "-v", "-m", "not site", "-p", "no:cacheprovider"]
+    pytest = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *computing()]
     pytest += ["-n", str(jobs), "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
     pytest += ["-p", "tf32"] if "--tf32" in flags else []
 

@@ -25,7 +25,13 @@ NOTEBOOKS = sorted((ROOT / "book").rglob("*.ipynb"))
 
 
 @pytest.fixture
-def card():
+def processor():
+    if jax.default_backend() != "cpu":
+        pytest.skip("a card rounds by itself")
+
+
+@pytest.fixture
+def card(processor):
     """This processor multiplies as a card with TF32."""
     jax.clear_caches()
     tf32.install()
@@ -128,7 +134,7 @@ def test_forward_passes_round_and_descent_does_not(card):
     np.testing.assert_allclose(descent.gradient(w0, *task[:2]), -y.T @ x / 10, atol=1e-6)
 
 
-def test_a_compilation_cache_tells_them_apart(tmp_path):
+def test_a_compilation_cache_tells_them_apart(processor, tmp_path):
     """What was compiled without rounding is not taken for what rounds, nor the reverse."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path),
@@ -230,7 +236,7 @@ def run(tmp_path, path, *flags):
     log = tmp_path / "log"
     ended = []
     device.in_turn(
-        [("page", command, device.ENVIRONMENT, log)],
+        [("page", command, device.ENVIRONMENT | {"JAX_PLATFORMS": "cpu"}, log)],
         1,
         float("inf"),
         lambda *end: ended.append(end),
@@ -351,6 +357,12 @@ def test_all_that_is_wrong_is_in_the_table(tmp_path):
     assert [line for line in lines if "->" in line] == [f"  {d}" for d in differ[: device.LISTED]]
     assert "  and 2 lines more" in lines
     assert lines[-1] == "device: 1 x cpu"
+
+
+def test_the_tests_that_compute_run_there():
+    found = device.computing()
+    assert {"tests/test_attention.py", "tests/test_training.py"} <= set(found)
+    assert not {"tests/test_notebooks.py", "tests/test_site.py"} & set(found)
 
 
 def test_it_needs_no_jupyter():
