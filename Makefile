@@ -7,6 +7,7 @@ BIN = .venv/bin
 MINIMUM = .venv-minimum/bin
 PORT ?= 8000
 ONLY ?=
+ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 # What XLA has compiled once, in a test, a page or a script, is read from here the next time.
@@ -50,6 +51,9 @@ bench: .venv/ready  ## time training beside plain versions of the published loop
 	@$(BIN)/python benchmarks/autoregressive.py
 	@$(BIN)/python benchmarks/induction.py
 
+device: .venv/ready  ## pages and tests on the device that JAX finds (ARGS="--jobs 8 --limit 600")
+	@$(BIN)/python scripts/device.py $(ARGS)
+
 mutants: .venv/ready  ## change the package, one sign or index at a time, and see the tests fail
 	@$(BIN)/python scripts/mutants.py
 
@@ -89,4 +93,4 @@ echo "Making $(1) with $$($(PYTHON) --version)"; \
 rm -rf $(1) && $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help book test notebooks serve reproduce bench mutants test-minimum clean
+.PHONY: help book test notebooks serve reproduce bench device mutants test-minimum clean

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import jax
 
-from icl_gd import records
+from icl_gd import records, setup
+
+setup.begin()  # float32-exact products on every card, as on the pages
 
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results"

@@ -30,6 +30,7 @@ from icl_gd import (
     induction,
     measures,
     records,
+    setup,
     tasks,
     theory,
     tokens,
@@ -419,4 +420,5 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    setup.begin()
     main(sys.argv[1:])

@@ -1,4 +1,7 @@
-"""The forward pass of linear self-attention, for trained and hand-set weights alike."""
+"""The forward pass of linear self-attention, for trained and hand-set weights alike.
+
+Its matrix products follow the caller's ``jax_default_matmul_precision``.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,7 @@
 """The learning algorithms that attention is compared with, written without attention.
 
 The loss everywhere is L(W) = 1/(2N) sum_i ||W x_i - y_i||^2: a mean over examples, with
-the half.
+the half. Products of matrices are float32-exact, whatever the caller sets.
 """
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
+from icl_gd._precision import exact
 
 
+@exact
 def loss(
     w: Float[Array, "outputs dim"],
     x: Float[Array, "context dim"],
@@ -23,6 +25,7 @@ def loss(
     return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))
 
 
+@exact
 def gradient(
     w: Float[Array, "outputs dim"],
     x: Float[Array, "context dim"],
@@ -58,6 +61,7 @@ def gradient_descent(
     return jnp.concatenate([w0[None], path])
 
 
+@exact
 def gd_plus_plus(
     x: Float[Array, "context dim"],
     y: Float[Array, "context outputs"],
@@ -105,6 +109,7 @@ def running_step(
     return eta * jnp.cumsum(pairs, axis=0) / jnp.arange(1, len(x))[:, None, None]
 
 
+@exact
 def running_least_squares(
     x: Inexact[Array, "length dim"],
 ) -> Inexact[Array, "length-1 dim dim"]:

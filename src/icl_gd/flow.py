@@ -4,7 +4,8 @@ Setting (Zheng et al. 2024): x_{t+1} = W x_t for t = 1..T-1, W = diag(lambda), p
 independent and uniform on the unit circle; a real start x_1 independent of them; tokens
 (x_t, x_{t-1}) with x_0 = 0; a causal linear layer that predicts x_{t+1}
 (``attention.causal_prefix``); loss 1/2 sum_{t=2}^{T-1} ||prediction - x_{t+1}||^2,
-summed over positions and averaged over sequences.
+summed over positions and averaged over sequences. Products of matrices are
+float32-exact, whatever the caller sets, also those of a loss or velocity given here.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
 from icl_gd import _require, tokens
+from icl_gd._precision import exact
 from icl_gd.attention import Products
 
 # E prod_k x_k^(n_k) over the coordinates of the start, as a function of (n_1 .. n_d).
@@ -168,6 +170,7 @@ def logistic(time, start, length: int, law: Kappas):
     return end / (1 + (end / start - 1) * fade)
 
 
+@exact
 def integrate(
     velocity: Callable[[Any], Any], start: Any, times: Float[Array, " times"]
 ):
@@ -205,6 +208,7 @@ class Quartic(NamedTuple):
     power: Float[Array, ""]
 
 
+@exact
 def quartic_loss(layer: Products, q: Quartic) -> Float[Array, ""]:
     """1/2 E sum_t ||PV Phi KQ - x_{t+1}||^2, from the moments alone.
 
@@ -287,6 +291,7 @@ def _without_phase(exponents, pattern, like):
     return int(zero.sum())
 
 
+@exact
 def sampled_quartic(
     sequences: Complex[Array, "sequences length dim"], chunk: int = 20
 ) -> Quartic:
@@ -368,6 +373,7 @@ class Descent(NamedTuple):
     losses: Float[Array, "runs epochs+1"]
 
 
+@exact
 def descend(
     loss: Callable, start: Any, rate: Float[Array, " runs"], epochs: int
 ) -> Descent:

@@ -2,7 +2,8 @@
 
 A sequence of tokens becomes a residual stream, one vector a position. Heads read from
 it and add to it; logits are read off at the end. There is no MLP and no normalisation,
-so that everything between two softmaxes is a product of matrices.
+so that everything between two softmaxes is a product of matrices. These follow the
+caller's ``jax_default_matmul_precision``.
 """
 
 from typing import NamedTuple

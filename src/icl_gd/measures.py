@@ -1,4 +1,8 @@
-"""Numbers from models: functions from a task to the label of its query."""
+"""Numbers from models: functions from a task to the label of its query.
+
+What is measured does not depend on the card: the given model is evaluated with
+float32-exact products, whatever ``jax_default_matmul_precision`` the caller has set.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from icl_gd import _require, induction
+from icl_gd._precision import exact
 from icl_gd.induction import Ablation, Transformer
 from icl_gd.tasks import Task
 from icl_gd.tokens import Prompt
@@ -24,17 +29,20 @@ class Alignment(NamedTuple):
     prediction_difference: Float[Array, ""]
 
 
+@exact
 def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
     """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query."""
     predictions = jax.vmap(model)(tasks)
     return 0.5 * jnp.mean(jnp.sum((predictions - tasks.y_query) ** 2, axis=-1))
 
 
+@exact
 def sensitivity(model: Model, task: Task) -> Float[Array, "outputs dim"]:
     """d prediction / d x_query: for a model linear in its query, the W it learned."""
     return jax.jacrev(lambda x: model(task._replace(x_query=x)))(task.x_query)
 
 
+@exact
 def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
     """Compares two models on a batch of tasks, as in von Oswald et al. (2022), Fig. 2.
 
@@ -53,6 +61,7 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
     return jax.tree.map(jnp.mean, jax.vmap(compare)(tasks))
 
 
+@exact
 def token_losses(
     model: Transformer, sequence: Int[Array, " context"]
 ) -> Float[Array, " context-1"]:
@@ -119,6 +128,7 @@ def in_context_score(
     return losses[..., late - 1] - losses[..., early - 1]
 
 
+@exact
 def ablated_losses(
     model: Transformer, sequences: Int[Array, "sequences context"], kind: str
 ) -> Float[Array, "layers heads sequences context-1"]:
@@ -157,6 +167,7 @@ class Copying(NamedTuple):
     other: Float[Array, " tokens"]
 
 
+@exact
 def copying(layer: Callable[[Prompt], Prompt], prompts: Prompt) -> Copying:
     """The sensitivity of a layer's context tokens, all but the last, to its inputs.
 

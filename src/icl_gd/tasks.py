@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int, Key
 
 from icl_gd import _require
+from icl_gd._precision import exact
 
 
 class Task(NamedTuple):
@@ -54,6 +55,7 @@ def normalised(
     return scale * x / jnp.linalg.norm(x[:-1])
 
 
+@exact
 def regression(
     key: Key[Array, ""],
     n: int,

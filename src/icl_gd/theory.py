@@ -2,7 +2,7 @@
 
 Setting: inputs with i.i.d. coordinates of mean 0, symmetric, with moments m2 = E x^2
 and m4 = E x^4; teacher entries N(0, 1); one output; loss 1/2 (prediction - label)^2,
-averaged over tasks.
+averaged over tasks. Products of matrices are float32-exact, whatever the caller sets.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import minimize
 
 from icl_gd import _require
+from icl_gd._precision import exact
 from icl_gd.attention import Products
 
 
@@ -83,6 +84,7 @@ def gd_loss(eta, n: int, d: int, moments: Moments, noisy=0):
     return 0.5 * m2 * d * (signal + (eta / n) ** 2 * noisy * m2)
 
 
+@exact
 def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, ""]:
     """Expected loss of any linear layer, for one output and a query (x_q, 0).
 

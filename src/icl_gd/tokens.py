@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
+from icl_gd._precision import exact
 from icl_gd.tasks import Task
 
 
@@ -24,6 +25,7 @@ class Prompt(NamedTuple):
     query: Float[Array, " token"]
 
 
+@exact
 def join(task: Task, w0: Float[Array, "outputs dim"] | None = None) -> Prompt:
     """Writes a task as joined tokens; the prediction starts at W0 x_q (0 if None).
 

@@ -1,4 +1,8 @@
-"""The published initialisation and optimiser, and one jitted scan for a whole run."""
+"""The published initialisation and optimiser, and one jitted scan for a whole run.
+
+Products in a loss follow the caller's ``jax_default_matmul_precision``, unless the
+loss asks for itself, as ``measures`` do.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,0 +1,374 @@
+"""The run on a device: pages that fail are told in full, and a CPU can be a card with TF32."""
+
+import ast
+import json
+import sys
+import time
+
+import device
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tf32
+from chapters import ROOT
+from jax.experimental import compilation_cache
+from jax.interpreters import mlir
+from jax.lax import Precision
+
+from icl_gd import attention, constructions, descent, tasks
+
+NOTEBOOKS = sorted((ROOT / "book").rglob("*.ipynb"))
+
+
+# Rounding.
+
+
+@pytest.fixture
+def processor():
+    if jax.default_backend() != "cpu":
+        pytest.skip("a card rounds by itself")
+
+
+@pytest.fixture
+def card(processor):
+    """This processor multiplies as a card with TF32."""
+    jax.clear_caches()
+    tf32.install()
+    yield
+    mlir.register_lowering(jax.lax.dot_general_p, tf32.plain, platform="cpu")
+    jax.clear_caches()
+
+
+def by_numpy(x):
+    """Eleven significant bits, the first of which a float does not store; ties to even."""
+    if np.iscomplexobj(x):
+        return by_numpy(np.real(x)) + 1j * by_numpy(np.imag(x))
+    mantissa, exponent = np.frexp(np.asarray(x, float))
+    return np.ldexp(np.rint(mantissa * 2**11), exponent - 11)
+
+
+def single(*shape, seed):
+    return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
+
+
+A, B = single(5, 6, seed=0), single(6, 4, seed=1)
+
+
+def test_ten_bits_to_nearest_ties_to_even():
+    ties = 1 + np.arange(9) * 2.0**-11
+    x = jnp.concatenate([1e3 * A.ravel(), -1e-3 * B.ravel(), jnp.array([*ties, *-ties])])
+    x = x.astype(jnp.float32)
+    assert tf32.rounded(x).dtype == jnp.float32
+    np.testing.assert_array_equal(tf32.rounded(x), by_numpy(x))
+    np.testing.assert_array_equal(
+        tf32.rounded(x[:9] + 1j * x[9:18]), by_numpy(x[:9] + 1j * x[9:18])
+    )
+    assert (np.abs(tf32.rounded(x) - x) > 0).any()
+    special = jnp.array([jnp.inf, -jnp.inf, jnp.nan, 0.0], jnp.float32)
+    np.testing.assert_array_equal(tf32.rounded(special), special)
+
+
+def scanned(a, b):
+    return jax.lax.scan(lambda c, row: (c, row @ c), b, a)[1]
+
+
+PRODUCTS = {
+    "a product": jnp.dot,
+    "jit": jax.jit(jnp.dot),
+    "einsum": lambda a, b: jnp.einsum("ij,jk->ik", a, b),
+    "scan": scanned,
+    "vmap": lambda a, b: jax.vmap(jnp.dot, (0, None))(a, b),
+    "jit of a scan": jax.jit(scanned),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", PRODUCTS)
+@pytest.mark.parametrize("numbers", ["real", "complex"])
+def test_both_factors_are_rounded(card, how, numbers):
+    a, b = (A, B) if numbers == "real" else (A + 1j * A[::-1], B - 1j * B[::-1])
+    found = PRODUCTS[how](a, b)
+    assert found.dtype == a.dtype
+    np.testing.assert_allclose(found, by_numpy(a) @ by_numpy(b), atol=3e-6)
+    for half in (by_numpy(a) @ np.asarray(b), np.asarray(a) @ by_numpy(b)):
+        assert np.abs(found - half).max() > 3e-4
+
+
+def test_derivatives_are_rounded(card):
+    slope = jax.grad(lambda a: jnp.sum(jnp.dot(a, B) * A[:, :4]))(A)
+    np.testing.assert_allclose(slope, by_numpy(A[:, :4]) @ by_numpy(B).T, atol=3e-6)
+
+
+@pytest.mark.parametrize("how", PRODUCTS)
+def test_highest_is_left_alone(card, how):
+    with jax.default_matmul_precision("highest"):
+        found = PRODUCTS[how](A, B)
+    np.testing.assert_allclose(found, np.asarray(A, float) @ np.asarray(B, float), atol=3e-6)
+
+
+def test_one_factor_that_asks_is_enough(card):
+    """As on a card, where a product is done in one way."""
+    precision = Precision.DEFAULT, Precision.HIGHEST
+    found = jnp.dot(A, B, precision=precision)
+    np.testing.assert_allclose(found, np.asarray(A, float) @ np.asarray(B, float), atol=3e-6)
+    found = jnp.dot(A, B, precision=Precision.HIGH)
+    np.testing.assert_allclose(found, by_numpy(A) @ by_numpy(B), atol=3e-6)
+
+
+def test_double_precision_is_left_alone(card):
+    a, b = A.astype(float), B.astype(float)
+    np.testing.assert_allclose(a @ b, np.asarray(a) @ np.asarray(b), rtol=1e-12)
+
+
+def test_forward_passes_round_and_descent_does_not(card):
+    task = tasks.regression(jax.random.key(0), 10, 10)
+    task = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), task)
+    w0 = jnp.zeros((1, 10), jnp.float32)
+    layer = constructions.gradient_step(1.0, 10, w0)
+    forward = lambda: attention.predict([layer], task)
+    x, y, x_query = (np.asarray(leaf, float) for leaf in task[:3])
+    step = y.T @ x @ x_query / 10
+    assert np.abs(forward() - step).max() > 1e-5
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(forward(), step, atol=1e-6)
+    np.testing.assert_allclose(descent.gradient(w0, *task[:2]), -y.T @ x / 10, atol=1e-6)
+
+
+def test_a_compilation_cache_tells_them_apart(processor, tmp_path):
+    """What was compiled without rounding is not taken for what rounds, nor the reverse."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+
+    def product():
+        jax.clear_caches()
+        return np.asarray(jax.jit(jnp.dot)(A, B))
+
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.compilation_cache.reset_cache()
+        exact = product()
+        kept = len(list(tmp_path.iterdir()))
+        assert kept > 0
+        tf32.install()
+        rounded = product()
+        assert len(list(tmp_path.iterdir())) > kept
+        mlir.register_lowering(jax.lax.dot_general_p, tf32.plain, platform="cpu")
+        np.testing.assert_array_equal(product(), exact)
+        assert np.abs(rounded - exact).max() > 1e-4
+    finally:
+        mlir.register_lowering(jax.lax.dot_general_p, tf32.plain, platform="cpu")
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.compilation_cache.reset_cache()
+        jax.clear_caches()
+
+
+# Pages.
+
+
+def notebook(path, *cells):
+    """A notebook of code cells, each a source and the text that it once printed."""
+    stream = lambda text: {"output_type": "stream", "name": "stdout", "text": [text]}
+    code = [
+        {"cell_type": "code", "source": source.splitlines(True), "outputs": [stream(text)]}
+        for source, text in cells
+    ]
+    path.write_text(json.dumps({"cells": code}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_page_can_be_read(path):
+    cells = list(device.committed(path))
+    assert len(cells) == path.read_text("utf-8").count('"cell_type": "code"')
+    assert sum(len(lines) for _, lines in cells) > 0 or path.stem == "index"
+    assert not any(line.startswith("<Figure") for _, lines in cells for line in lines)
+
+
+def test_a_cell_prints_as_in_a_notebook():
+    names = {}
+    source = (
+        "try:\n    import json\nexcept ImportError:\n    %pip install json\nx = 2\nprint(x)\nx + 1"
+    )
+    assert device.run_cell(source, names) == (["2", "3"], None)
+    assert device.run_cell("x + 1;", names) == ([], None)
+    assert device.run_cell("print('before')\n1 / 0", names) == (
+        ["before"], "ZeroDivisionError: division by zero"
+    )  # fmt: skip
+    assert device.run_cell("", names) == ([], None)
+
+
+def test_a_cell_closes_its_figures():
+    import matplotlib.pyplot as plt
+
+    assert device.run_cell("import matplotlib.pyplot as plt\nplt.figure()\n1;", {}) == ([], None)
+    assert plt.get_fignums() == []
+
+
+TROUBLED = (
+    ("from icl_gd import claims\nprint('one')\nprint('two')", "one\n2\n"),
+    (
+        "claims.check('oswald-prop1', 1.0, 0.0)\nclaims.check('oswald-prop1', 0.0, 0.0)\n"
+        "claims.check('oswald-prop2', 2.0, 0.0)",
+        "",
+    ),
+    ("undefined", ""),
+    ("print('after')", "after\n"),
+)
+PRECISE = (
+    (
+        "import jax, jax.numpy as jnp\nfrom icl_gd import setup\nsetup.begin()\n"
+        "x = jnp.array([[1 + 2.0 ** -12]])",
+        "",
+    ),
+    ("print((x @ x).item() > 1)", "True\n"),
+)
+
+
+def run(tmp_path, path, *flags):
+    target = tmp_path / "report.json"
+    command = [sys.executable, device.__file__, "--worker", str(target), *flags, str(path)]
+    log = tmp_path / "log"
+    ended = []
+    device.in_turn(
+        [("page", command, device.ENVIRONMENT | {"JAX_PLATFORMS": "cpu"}, log)],
+        1,
+        float("inf"),
+        lambda *end: ended.append(end),
+    )
+    assert ended[0][2] == 0, log.read_text()
+    return json.loads(target.read_text())
+
+
+def test_a_page_goes_on_after_what_fails(tmp_path):
+    report = run(tmp_path, notebook(tmp_path / "page.ipynb", *TROUBLED))
+    assert [claim.split(": ")[0] for claim in report["claims"]] == ["oswald-prop1", "oswald-prop2"]
+    assert "|measured - expected| = 1 exceeds" in report["claims"][0]
+    assert report["errors"] == ["cell 3: NameError: name 'undefined' is not defined"]
+    assert report["differ"][0] == "cell 1: 2  ->  two"
+    assert all(line.startswith("cell 2: (nothing)  ->") for line in report["differ"][1:])
+    assert len(report["seconds"]) == report["cells"] == 4
+
+
+@pytest.mark.parametrize(
+    "flags, holds", [(["--tf32", "--no-setup"], False), (["--tf32"], True), ([], True)]
+)
+def test_without_setup_a_card_rounds(tmp_path, flags, holds):
+    report = run(tmp_path, notebook(tmp_path / "page.ipynb", *PRECISE), *flags)
+    assert report["errors"] == []
+    assert report["differ"] == ([] if holds else ["cell 2: True  ->  False"])
+
+
+def test_a_pass_survives_a_page_that_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "LOGS", tmp_path)
+    notebook(tmp_path / "well.ipynb", ("print(1)", "1\n"))
+    notebook(tmp_path / "dead.ipynb", ("print(1)", "2\n"), ("import os\nos._exit(3)", ""))
+    pages = [str(tmp_path / "dead.md"), str(tmp_path / "well.md")]
+    table = device.Table("Title", pages, tmp_path / "kept" / "table.txt")
+    device.run_pages(table, "cold", tmp_path, 2, float("inf"), [])
+    text = table.target.read_text()
+    assert "cold: 1 of 2 pages" in text
+    assert "  cold: the process ended with 3 in cell 2\n  cell 1: 2  ->  1\n" in text
+    dead, well = (next(line for line in text.splitlines() if line.startswith(p)) for p in pages)
+    assert dead.split()[1:] == ["-", "-", "-", "-", "0", "1", "1"]
+    assert well.split()[2::2] == ["-", "-", "0"]
+    assert all(float(seconds) >= 0 for seconds in well.split()[1:4:2])
+
+
+# Several at once.
+
+
+def started(code):
+    return [sys.executable, "-c", code]
+
+
+def test_commands_run_in_turn(tmp_path):
+    ended = []
+    note = f"from pathlib import Path\nimport time\nat = Path({str(tmp_path)!r})\n"
+    wait = "(at / '{}').touch()\nwhile not (at / '{}').exists(): time.sleep(0.01)"
+    commands = [
+        ("a", note + wait.format("a", "b")),  # ends only if b runs beside it
+        ("b", note + wait.format("b", "a")),
+        ("c", "import sys; print('told'); sys.exit(7)"),
+    ]
+    commands = [(name, started(code), {}, tmp_path / f"{name}.log") for name, code in commands]
+    device.in_turn(commands, 2, float("inf"), lambda *end: ended.append(end))
+    assert {(name, status) for name, _, status in ended} == {("a", 0), ("b", 0), ("c", 7)}
+    assert ended[-1][0] == "c"  # two at once, no more
+    assert (tmp_path / "c.log").read_text() == "told\n"
+
+
+@pytest.mark.parametrize("how", ["the deadline", "the limit"])
+def test_what_takes_too_long_is_ended(tmp_path, how):
+    ended, start = [], time.perf_counter()
+    sleeper = ("slow", started("import time; time.sleep(600)"), {}, tmp_path / "log")
+    deadline, limit = (start + 0.3, 600) if how == "the deadline" else (float("inf"), 0.3)
+    waiting = [("late", *sleeper[1:])] if how == "the deadline" else []
+    device.in_turn([sleeper, *waiting], 1, deadline, lambda *end: ended.append(end), limit)
+    assert [(name, status) for name, _, status in ended] == [("slow", None)]
+    assert time.perf_counter() - start < 60
+
+
+# Tests.
+
+ENDED = """\
+[gw0] [  1%] PASSED tests/test_a.py::test_one[x - y]
+[gw1] [  2%] FAILED tests/test_a.py::test_two[grad of jit]
+=========================== short test summary info ============================
+FAILED tests/test_a.py::test_two[grad of jit] - AssertionError: 1 == 2
+ERROR tests/test_b.py::test_three - RuntimeError
+============= 1 failed, 1 passed, 1 error in 127.09s (0:02:07) ==============
+"""
+
+
+def test_what_pytest_tells():
+    summary, failed = device.told(ENDED)
+    assert summary == "1 failed, 1 passed, 1 error in 127.09s (0:02:07)"
+    assert failed == {
+        "tests/test_a.py::test_two[grad of jit]": "AssertionError: 1 == 2",
+        "tests/test_b.py::test_three": "RuntimeError",
+    }
+
+
+def test_what_pytest_tells_until_it_is_stopped():
+    summary, failed = device.told("".join(ENDED.splitlines(True)[:2]))
+    assert summary == "stopped; 1 passed until then"
+    assert failed == {"tests/test_a.py::test_two[grad of jit]": ""}
+
+
+def test_all_that_is_wrong_is_in_the_table(tmp_path):
+    page = "book/index.md"
+    table = device.Table("Title", [page], tmp_path / "table.txt")
+    report = {"clock": 61.2, "processor": 30.0, "whole": True, "claims": [], "errors": []}
+    differ = [f"cell 1: {n}  ->  x" for n in range(device.LISTED + 2)]
+    table.passes["cold"] = {page: report | {"differ": differ[:2]}}
+    table.passes["warm"] = {page: report | {"clock": 9.7, "differ": differ, "claims": ["own: 3"]}}
+    table.notes, table.about = ["tests: 1 failed"], {"device": "1 x cpu"}
+    table.keep()
+    lines = table.target.read_text().splitlines()
+    assert table.row(page).split() == [page, "61", "10", "30", "30", "1", "0", "14"]
+    assert table.row(page) in lines
+    assert "  own: 3" in lines
+    assert [line for line in lines if "->" in line] == [f"  {d}" for d in differ[: device.LISTED]]
+    assert "  and 2 lines more" in lines
+    assert lines[-1] == "device: 1 x cpu"
+
+
+def test_the_tests_that_compute_run_there():
+    found = device.computing()
+    assert {"tests/test_attention.py", "tests/test_training.py"} <= set(found)
+    assert not {"tests/test_notebooks.py", "tests/test_site.py"} & set(found)
+
+
+def test_it_needs_no_jupyter():
+    """A bare machine has JAX and what the package imports."""
+    tree = ast.parse((ROOT / "scripts" / "device.py").read_text("utf-8"))
+    nodes = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    modules = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in nodes}
+    others = {m.split(".")[0] for m in modules} - set(sys.stdlib_module_names)
+    assert others == {"icl_gd", "jax", "matplotlib", "tf32"}

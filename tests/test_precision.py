@@ -1,0 +1,334 @@
+"""Which products are float32-exact on every card, and which follow the caller.
+
+No card is needed: the precision that a product asks for stands in its jaxpr.
+"""
+
+import inspect
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.lax import Precision
+
+from icl_gd import (
+    attention,
+    descent,
+    flow,
+    induction,
+    measures,
+    setup,
+    tasks,
+    theory,
+    tokens,
+    training,
+)
+from icl_gd._precision import exact
+from icl_gd.attention import Attention, Products
+from icl_gd.flow import Kappas
+from icl_gd.induction import Transformer
+from icl_gd.theory import Moments, Schedule
+
+SETTINGS = None, "bfloat16", "tensorfloat32"  # what a caller may have set
+N, D, OUTPUTS, LENGTH = 4, 3, 2, 5
+MOMENTS, LAW = Moments(1.0, 3.0), Kappas(1.0, 3.0, 15.0, 6.0)
+
+
+def normal(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+TASK = tasks.regression(jax.random.key(1), N, D, OUTPUTS)
+TASKS = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), TASK)
+W0 = normal(OUTPUTS, D)
+LAYER = Attention(*normal(4, D + OUTPUTS, D + OUTPUTS, seed=2))
+PAIRS = Products(normal(2 * D, 2 * D), normal(D, 2 * D))
+TURNS = tasks.autoregressive(jax.random.key(3), LENGTH, D)
+SEQUENCE = jnp.array([0, 1, 2, 1, 2])
+MODEL = training.initialise_transformer(
+    jax.random.key(4), vocabulary=3, reach=LENGTH, layers=2, heads=2, width=4, smeared=True
+)
+PATTERNS = jax.nn.softmax(normal(2, LENGTH, LENGTH))
+SCHEDULE = Schedule(jnp.array([0.1, 0.2]), jnp.array([0.05, 0.1]))
+SPECTRA, TIMES = jnp.linspace(0.5, 2.0, 6).reshape(2, 3), jnp.array([0.0, 0.1])
+
+
+@jax.jit
+def predict(layer, task):
+    return attention.predict([layer], task)
+
+
+def model_of(layer):
+    return lambda task: predict(layer, task)
+
+
+def quartic(square):
+    zero = jnp.zeros((D, D, D, D))
+    return flow.Quartic(square.reshape((D,) * 6), zero, jnp.ones(()))
+
+
+def velocity(y):
+    return -(y @ y)
+
+
+# Functions with products: a function of real arrays, and such arrays.
+EXACT = {
+    "theory.population_loss": (
+        lambda kq, pv: theory.population_loss(Products(kq, pv), N, MOMENTS),
+        (normal(D, D), normal(D, D)),
+    ),
+    "flow.integrate": (
+        lambda start: flow.integrate(velocity, start, TIMES),
+        (normal(2, 2),),
+    ),
+    "flow.quartic_loss": (
+        lambda kq, pv, square: flow.quartic_loss(Products(kq, pv), quartic(square)),
+        (normal(D, D), normal(D, D), normal(D**6)),
+    ),
+    "flow.sampled_quartic": (
+        lambda x: flow.sampled_quartic(x * TURNS[None], chunk=1),
+        (normal(2, LENGTH, D),),
+    ),
+    "measures.mean_loss": (
+        lambda *layer: measures.mean_loss(model_of(Attention(*layer)), TASKS), LAYER
+    ),
+    "measures.sensitivity": (
+        lambda *layer: measures.sensitivity(model_of(Attention(*layer)), TASK), LAYER
+    ),
+    "measures.alignment": (
+        lambda *layer: measures.alignment(
+            model_of(Attention(*layer)), lambda t: t.x_query @ W0.T, TASKS
+        ),
+        LAYER,
+    ),
+    "measures.token_losses": (
+        lambda embed, unembed: measures.token_losses(
+            Transformer(embed, MODEL.heads, unembed), SEQUENCE
+        ),
+        (MODEL.embed, MODEL.unembed),
+    ),
+    "measures.ablated_losses": (
+        lambda embed, unembed: measures.ablated_losses(
+            Transformer(embed, MODEL.heads, unembed), SEQUENCE[None], "mean"
+        ),
+        (MODEL.embed, MODEL.unembed),
+    ),
+    "measures.copying": (
+        lambda *layer: measures.copying(
+            lambda prompt: attention.linear_attention(Attention(*layer), prompt),
+            jax.vmap(tokens.join)(TASKS),
+        ),
+        LAYER,
+    ),
+    "descent.loss": (descent.loss, (W0, TASK.x, TASK.y)),
+    "descent.gradient": (descent.gradient, (W0, TASK.x, TASK.y)),
+    "descent.gradient_descent": (
+        lambda w, x, y: descent.gradient_descent(w, x, y, 0.1, 3), (W0, TASK.x, TASK.y)
+    ),
+    "descent.gd_plus_plus": (
+        lambda x, y, x_query: descent.gd_plus_plus(x, y, x_query, *SCHEDULE),
+        (TASK.x, TASK.y, TASK.x_query),
+    ),
+    "descent.running_least_squares": (descent.running_least_squares, (normal(LENGTH, D),)),
+    "tasks.regression": (
+        lambda scale: tasks.regression(jax.random.key(0), N, D, OUTPUTS, target_scale=scale),
+        (jnp.ones(()),),
+    ),
+    "tokens.join": (lambda x, w: tokens.join(TASK._replace(x_query=x), w), (TASK.x_query, W0)),
+}  # fmt: skip
+
+# Functions without products. What NumPy computes is computed by the processor.
+WITHOUT = {
+    "theory.uniform_moments": lambda: theory.uniform_moments(1.0),
+    "theory.gaussian_moments": lambda: theory.gaussian_moments(1.0),
+    "theory.best_step": lambda: theory.best_step(N, D, MOMENTS),
+    "theory.gd_loss": lambda: theory.gd_loss(jnp.ones(2), N, D, MOMENTS),
+    "theory.odd_map": lambda: theory.odd_map(Products(normal(D, D), normal(D, D))),
+    "theory.best_centred_step": lambda: theory.best_centred_step(N, D, MOMENTS),
+    "theory.centred_loss": lambda: theory.centred_loss(jnp.ones(2), N, D, MOMENTS),
+    "theory.unlearned": lambda: theory.unlearned(normal(D), SCHEDULE),
+    "theory.spectral_loss": lambda: theory.spectral_loss(normal(D), SCHEDULE, MOMENTS),
+    "theory.best_steps": lambda: theory.best_steps(SPECTRA, 2),
+    "theory.triple_angle": lambda: theory.triple_angle(1.0, 2),
+    # SciPy asks for values, so that only what it asks for can be traced.
+    "theory.best_schedule": lambda: theory._log_loss_and_slope(SPECTRA, SCHEDULE),
+    "flow.independent": lambda: flow.independent(1.0, 3.0, 15.0)((2, 4)),
+    "flow.one_hot": lambda: flow.one_hot()((2, 0)),
+    "flow.ones": lambda: flow.ones((2, 4)),
+    "flow.kappas": lambda: flow.kappas(flow.ones, D),
+    "flow.crosstalk": lambda: flow.crosstalk(LENGTH),
+    "flow.limit": lambda: flow.limit(LENGTH, LAW),
+    "flow.loss_at": lambda: flow.loss_at(jnp.ones(2), np.array(3), D, LAW),
+    "flow.diagonal_loss": lambda: flow.diagonal_loss(jnp.ones(2), LENGTH, D, LAW),
+    "flow.diagonal_flow": lambda: flow.diagonal_flow(jnp.ones(2), LENGTH, LAW),
+    "flow.logistic": lambda: flow.logistic(jnp.ones(2), 0.1, LENGTH, LAW),
+    "flow.scaled": lambda: flow.scaled(quartic(normal(D**6)), 2.0),
+    "flow.exact_quartic": lambda: flow.exact_quartic(LENGTH, D, flow.ones),
+    "measures.prefix_matching": lambda: measures.prefix_matching(PATTERNS, SEQUENCE),
+    "measures.copying_score": lambda: measures.copying_score(jax.tree.map(np.asarray, MODEL)),
+    "measures.in_context_score": lambda: measures.in_context_score(normal(20)),
+    "descent.running_step": lambda: descent.running_step(TURNS, 0.1),
+    "tasks.uniform": lambda: tasks.uniform(jax.random.key(0), N, D),
+    "tasks.normalised": lambda: tasks.normalised(jax.random.key(0), N, D),
+    "tasks.noisy_labels": lambda: tasks.noisy_labels(jax.random.key(0), TASK, 2),
+    "tasks.sine": lambda: tasks.sine(jax.random.key(0), N),
+    "tasks.autoregressive": lambda: tasks.autoregressive(jax.random.key(0), LENGTH, D),
+    "tasks.one_hot_start": lambda: tasks.one_hot_start(jax.random.key(0), (D,)),
+    "tasks.sign_start": lambda: tasks.sign_start(jax.random.key(0), (D,)),
+    "tasks.ones_start": lambda: tasks.ones_start(jax.random.key(0), (D,)),
+    "tasks.repeated": lambda: tasks.repeated(jax.random.key(0), 9, distinct=True, length=4),
+    "tokens.prediction": lambda: tokens.prediction(tokens.join(TASK), OUTPUTS),
+    "tokens.pair": lambda: tokens.pair(TURNS),
+    "tokens.positions": lambda: tokens.positions(N, 4),
+    "tokens.separate": lambda: tokens.separate(TASK),
+    "tokens.separate_published": lambda: tokens.separate_published(TASK),
+}  # fmt: skip
+
+# Forward passes and training.
+FOLLOWING = {
+    "attention.products": lambda: attention.products(LAYER),
+    "attention.predict": lambda: attention.predict([LAYER, LAYER], TASK),
+    "attention.predict_by_gram": lambda: attention.predict_by_gram([LAYER], TASK),
+    "attention.predict_batch": lambda: attention.predict_batch([Products(*LAYER[:2])] * 2, TASKS),
+    "attention.softmax_attention": lambda: attention.softmax_attention(LAYER, tokens.join(TASK)),
+    "attention.roll_out": lambda: attention.roll_out(LAYER, TASK, 2),
+    "attention.causal_prefix": lambda: attention.causal_prefix(PAIRS, tokens.pair(TURNS)),
+    "attention.causal_recurrent": lambda: attention.causal_recurrent(PAIRS, tokens.pair(TURNS)),
+    "induction.run": lambda: induction.run(MODEL, SEQUENCE),
+    "training.fit": lambda: training.fit(
+        lambda layer, key: jnp.sum(predict(layer, TASK)),
+        jax.tree.map(lambda w: w[None], LAYER), jax.random.key(0), optax.sgd(0.1), 2, 1,
+    ).losses,
+}  # fmt: skip
+
+
+def public(module):
+    short = module.__name__.split(".")[1]
+    for name, function in vars(module).items():
+        own = inspect.isfunction(function) and function.__module__ == module.__name__
+        if own and not name.startswith("_"):
+            yield f"{short}.{name}"
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for part in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")
+        ):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def asked(function, *arguments):
+    """What each factor of each product of a function asks for, as the function is traced now."""
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    found = [e for e in equations(jaxpr) if "precision" in e.params]
+    assert {e.primitive.name for e in found} <= {"dot_general"}
+    return [p for e in found for p in (e.params["precision"] or (None, None))]
+
+
+def slopes(function):
+    """The derivatives of a function by all its arguments, backwards."""
+
+    def total(*arguments):
+        return sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(function(*arguments)))
+
+    return lambda *arguments: jax.grad(total, range(len(arguments)))(*arguments)
+
+
+def forwards(function):
+    """The derivative along the arguments themselves."""
+    return lambda *arguments: jax.jvp(function, arguments, arguments)
+
+
+def batched(function):
+    return lambda *arguments: jax.vmap(function)(*(jnp.stack([a, a]) for a in arguments))
+
+
+TRANSFORMS = {
+    "itself": lambda function: function,
+    "jit": jax.jit,
+    "vmap": batched,
+    "grad": slopes,
+    "jvp": forwards,
+    "grad of jit": lambda function: slopes(jax.jit(function)),
+    "vmap of grad": lambda function: batched(slopes(function)),
+}
+
+
+def test_every_function_has_a_case():
+    modules = theory, flow, measures, descent, tasks, tokens
+    cases = [*EXACT, *WITHOUT, "flow.descend"]
+    assert sorted(cases) == sorted(name for module in modules for name in public(module))
+
+
+@pytest.mark.parametrize("how", TRANSFORMS)
+@pytest.mark.parametrize("name", EXACT)
+def test_products_are_exact_under_every_setting(name, how):
+    function, arguments = EXACT[name]
+    changed = TRANSFORMS[how](function)
+    for setting in SETTINGS:  # whatever is kept from one does not serve another
+        with jax.default_matmul_precision(setting):
+            precisions = asked(changed, *arguments)
+        assert precisions
+        assert set(precisions) == {Precision.HIGHEST}, setting
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_descend_evaluates_its_loss_exactly(setting):
+    """It looks at values, so it is not traced as a whole: its loss tells under what it is."""
+    precisions = []
+
+    def loss(w):
+        value = lambda w: jnp.sum((TASK.x @ w) ** 2)
+        precisions.extend(asked(jax.value_and_grad(value), w))
+        return value(w)
+
+    with jax.default_matmul_precision(setting):
+        flow.descend(loss, normal(1, D), jnp.array([0.1]), 2)
+    assert set(precisions) == {Precision.HIGHEST}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_others_have_no_products(name):
+    assert asked(WITHOUT[name]) == []
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_forward_passes_follow_the_caller(name):
+    for setting in [*SETTINGS, "highest"]:
+        with jax.default_matmul_precision(setting):
+            precisions, own = asked(FOLLOWING[name]), asked(jnp.dot, W0[0], W0[0])
+        assert precisions
+        assert set(precisions) == set(own), setting
+
+
+def test_a_caller_gets_its_setting_back():
+    """Also where the function raises."""
+    with jax.default_matmul_precision("bfloat16"):
+        before = asked(jnp.dot, W0[0], W0[0])
+        descent.loss(W0, TASK.x, TASK.y)
+        with pytest.raises(ZeroDivisionError):
+            exact(lambda: 1 / 0)()
+        assert asked(jnp.dot, W0[0], W0[0]) == before == [Precision.DEFAULT] * 2
+
+
+@pytest.mark.parametrize(
+    "script, name", [("scripts/reproduce.py", "__main__"), ("benchmarks/timing.py", "timing")]
+)
+def test_records_ask_for_exact_products(monkeypatch, script, name):
+    begun = []
+    monkeypatch.setattr(setup, "begin", lambda: begun.append(script))
+    monkeypatch.setattr(sys, "argv", [script, "no such run"])
+    try:
+        runpy.run_path(str(Path(__file__).parents[1] / script), run_name=name)
+    except SystemExit as end:
+        assert "no such run" in str(end)
+    assert begun == [script]
