@@ -33,13 +33,18 @@ from icl_gd.theory import Schedule
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
+
+def integers(tree):
+    return type(tree)(*(np.round(3 * a).astype(int) for a in tree))
+
+
 # One regression problem in NumPy, N = 3, d = 2, m = 1, and one layer for its tokens.
 draw = np.random.default_rng(0).normal
 X, Y, XQ, YQ, W0 = (draw(size=shape) for shape in ((3, 2), (3, 1), 2, 1, (1, 2)))
 TASK, LAYER = Task(X, Y, XQ, YQ), Attention(*draw(size=(4, 3, 3)))
 ONE = Task(*(np.full(shape, 2.0) for shape in ((1, 1), (1, 1), 1, 1)))  # N = d = m = 1
 BATCH = Task(*(np.stack([a, 2 * a]) for a in TASK))
-INTS = Task(*(np.round(3 * a).astype(int) for a in TASK))
+INTS = integers(TASK)
 E, CAUSAL = draw(size=(2, 2)), Products(*draw(size=(2, 2, 2)))  # T = 2
 MOMENTS = theory.uniform_moments()
 H, STEPS = np.array([0.5, 1.0, 3.0]), Schedule(np.array([0.1, 0.2]), np.array([0.05, 0.0]))
@@ -183,7 +188,11 @@ CASES = {
         lambda: jax.grad(lambda w: descent.loss(w, X, Y))(W0), (path(steps=1)[0] - path()[1]) / 0.1
     ),
     "gd: a step not finite": Case(lambda: gd(eta=np.nan), Bad(ValueError, "^eta must be finite")),
-    "gd: a step for each run": Case(lambda: gd(eta=[0.1, 0.2]), of_shape("eta", (), (2,))),
+    "gd: steps as a list": Case(lambda: gd(eta=[0.1, 0.2]), a_list("eta")),
+    "gd: a step not finite, known inside jit": Case(
+        lambda: jax.jit(lambda x: gd(x=x, eta=np.nan))(X), Bad(ValueError, "^eta must be finite")
+    ),
+    "gd: a step for each run": Case(lambda: gd(eta=np.ones(2)), of_shape("eta", (), (2,))),
     "gd: complex step": Case(lambda: gd(eta=0.1j), Bad(TypeError, "^eta must be real .*complex")),
     "gd: complex w0": Case(lambda: gd(W0 + 0j), Bad(TypeError, "^w0 must be real .*complex128$")),
     "gd: truth values": Case(lambda: gd(W0 > 0), Bad(TypeError, "^w0 must be real .*, got bool$")),
@@ -503,7 +512,8 @@ CASES = {
         lambda: jax.jit(lambda t: flow.loss_at(0.5, t, 1, LAW))(2), 0.5 * (0.25 * 2 - 1 + 1)
     ),
     "loss at: nothing seen": Case(
-        lambda: flow.loss_at(0.5, np.array([1, 2]), 2, LAW), Bad(ValueError, "^t must be between 2")
+        lambda: flow.loss_at(0.5, np.array([1, 2]), 2, LAW),
+        Bad(ValueError, "^t must be at least 2"),
     ),
     "law: several": Case(lambda: flow.independent(np.ones(2), 3.0, 15.0), of_shape("m2", (), (2,))),
     "law: inside jit": Case(
@@ -526,9 +536,17 @@ CASES = {
     "mean loss: one task": Case(
         lambda: loss_of(TASK), Bad(ValueError, "^all arrays of tasks must .* axis, of tasks, got")
     ),
-    "alignment: a task of lists": Case(
-        lambda: measures.alignment(lambda t: t.x_query, lambda t: t.x_query, in_lists(BATCH)),
+    "mean loss: lists": Case(lambda: loss_of(in_lists(BATCH)), lambda: loss_of(BATCH)),
+    "alignment: one task": Case(
+        lambda: measures.alignment(lambda t: t.x_query, lambda t: t.x_query, TASK),
         Bad(ValueError, "^all arrays of tasks must have the same leading axis"),
+    ),
+    "alignment: integer tasks": Case(
+        lambda: measures.alignment(lambda t: 2 * t.x_query, lambda t: t.x_query, integers(BATCH)),
+        [1.0, 2**0.5, np.mean(np.linalg.norm(integers(BATCH).x_query, axis=1))],
+    ),
+    "sensitivity: a task of lists": Case(
+        lambda: measures.sensitivity(lambda t: 2 * t.x_query, in_lists(INTS)), 2 * np.eye(2)
     ),
     "copying score: inside jit": Case(
         lambda: jax.jit(measures.copying_score)(CIRCUIT),
@@ -572,6 +590,14 @@ CASES = {
         lambda: jax.jit(lambda s: induction.run(CIRCUIT, s).logits)(np.array([0, 25, 1, -1])),
         lambda: induction.run(CIRCUIT, np.array([0, 2, 1, 2])).logits,
     ),
+    "run: known tokens, a traced model": Case(
+        lambda: jax.jit(lambda model: induction.run(model, jnp.array([0, 2])).logits)(MUTE),
+        np.zeros((2, 3)),
+    ),
+    "run: words": Case(
+        lambda: induction.run(CIRCUIT, ["the", "end"]),
+        Bad(TypeError, "^sequence must be an array of whole numbers, got .*'end'"),
+    ),
     "run: fractions of tokens": Case(
         lambda: induction.run(CIRCUIT, np.array([0.0, 1.0])),
         Bad(TypeError, "^sequence must be whole numbers, got float64$"),
@@ -612,7 +638,7 @@ CASES = {
     "window: a list": Case(lambda: corpus.window(a_key(), [7, 7, 7], 2), [7, 7]),
     "tiled: a list": Case(lambda: corpus.tiled(a_key(), [7, 7, 7, 7]), [7] * 4),
     "tiled: T = 2": Case(
-        lambda: corpus.tiled(a_key(), [1, 2]), Bad(ValueError, r"^len\(tokens\) must be between 4")
+        lambda: corpus.tiled(a_key(), [1, 2]), Bad(ValueError, r"^len\(tokens\) must be at least 4")
     ),
     # random problems
     "uniform: n as JAX has it": Case(

@@ -87,6 +87,12 @@ def test_values_outside_are_a_value_error(value):
         _require.between("d", value, 2, 4)
 
 
+def test_values_may_have_no_upper_limit():
+    _require.between("d", 1e300, 2, float("inf"))
+    with pytest.raises(ValueError, match=r"^d must be at least 2, got 1$"):
+        _require.between("d", 1, 2, float("inf"))
+
+
 @pytest.mark.parametrize(
     "shape, expected", [((), ()), ((2, 3), (2, 3)), ((2, 3), (None, 3)), ((5, 1), (None, None))]
 )

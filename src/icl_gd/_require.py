@@ -13,8 +13,12 @@ def _traced(value):
     return isinstance(value, jax.core.Tracer)
 
 
+def _is_whole(dtype):
+    return jnp.issubdtype(dtype, jnp.integer)
+
+
 def _is_real(dtype):
-    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    return jnp.issubdtype(dtype, jnp.floating) or _is_whole(dtype)
 
 
 def positive_int(name, value):
@@ -59,7 +63,8 @@ def between(name, value, low, high):
     """Raises unless ``low <= value <= high``, for every entry."""
     value = _real(name, value)
     if not _traced(value) and not ((low <= value) & (value <= high)).all():
-        raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+        limits = f"between {low} and {high}" if np.isfinite(high) else f"at least {low}"
+        raise ValueError(f"{name} must be {limits}, got {value}")
 
 
 def shape(name, array, expected):
@@ -129,34 +134,38 @@ def real(**given):
     """
     at_leaf = lambda part: type(part) in (list, tuple, type(None))
     leaves, tree = jax.tree_util.tree_flatten_with_path(given, is_leaf=at_leaf)
-    arrays = [_as_real(path, leaf) for path, leaf in leaves]
+    arrays = [
+        _array(
+            path[0].key + jax.tree_util.keystr(path[1:]), leaf, "real numbers", _is_real
+        )
+        for path, leaf in leaves
+    ]
     dtype = jnp.result_type(float, *arrays)
     of_one = jax.tree.unflatten(tree, [array.astype(dtype) for array in arrays])
     return [of_one[name] for name in given]
 
 
-def _as_real(path, value):
-    name = path[0].key + jax.tree_util.keystr(path[1:])
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError):
-        message = f"{name} must be an array of real numbers, got {value!r}"
-        raise TypeError(message) from None
-    if not _is_real(array.dtype):
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
-    return array
-
-
 def tokens(name, value, vocabulary):
     """A list or array of whole numbers from 0 to ``vocabulary`` - 1, as an array."""
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
+    array = _array(name, value, "whole numbers", _is_whole)
     known = value if isinstance(value, np.ndarray) else array
     if not _traced(known):
-        outside = np.asarray(known)[(known < 0) | (known >= vocabulary)]
+        known = np.asarray(known)
+        outside = known[(known < 0) | (known >= vocabulary)]
         if outside.size:
             raise ValueError(
                 f"{name} must be tokens from 0 to {vocabulary - 1}, got {outside[0]}"
             )
+    return array
+
+
+def _array(name, value, what, holds):
+    """The value as an array; raises TypeError unless its dtype is what is expected."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        message = f"{name} must be an array of {what}, got {value!r}"
+        raise TypeError(message) from None
+    if not holds(array.dtype):
+        raise TypeError(f"{name} must be {what}, got {array.dtype}")
     return array

@@ -48,12 +48,12 @@ def gradient_descent(
 
     Raises ValueError if shapes disagree, steps < 1 or eta is not a finite number.
     """
+    _require.finite("eta", eta)
     w0, x, y, eta = _require.real(w0=w0, x=x, y=y, eta=eta)
     _require.shape("x", x, (None, None))
     _require.shape("y", y, (x.shape[0], None))
     _require.shape("w0", w0, (y.shape[1], x.shape[1]))
     _require.positive_int("steps", steps)
-    _require.finite("eta", eta)
     _require.shape("eta", eta, ())
 
     def step(w, _):

@@ -26,6 +26,7 @@ class Alignment(NamedTuple):
 
 def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
     """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query."""
+    (tasks,) = _require.real(tasks=tasks)
     _require.leading("tasks", tasks, "tasks")
     predictions = jax.vmap(model)(tasks)
     return 0.5 * jnp.mean(jnp.sum((predictions - tasks.y_query) ** 2, axis=-1))
@@ -33,6 +34,7 @@ def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
 
 def sensitivity(model: Model, task: Task) -> Float[Array, "outputs dim"]:
     """d prediction / d x_query: for a model linear in its query, the W it learned."""
+    (task,) = _require.real(task=task)
     return jax.jacrev(lambda x: model(task._replace(x_query=x)))(task.x_query)
 
 
@@ -43,6 +45,7 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
     sensitivities, and the mean norm of the difference of the predictions. The cosine is
     not a number where a sensitivity is zero.
     """
+    (tasks,) = _require.real(tasks=tasks)
     _require.leading("tasks", tasks, "tasks")
 
     def compare(task):
