@@ -124,7 +124,7 @@ def in_context_score(
     predicted: ``losses[i - 1]`` belongs to token i. Raises ValueError unless n >= 11,
     where the early token is the first that is predicted.
     """
-    (losses,) = _require.real(losses=losses)
+    _require.shape("losses", losses, (None,) * np.ndim(losses))
     length = losses.shape[-1] + 1
     _require.between("the number of tokens", length, 11, float("inf"))
     late, early = 500 * length // 512, 50 * length // 512
