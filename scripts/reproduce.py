@@ -10,6 +10,7 @@ made again only if it is named.
 
 import hashlib
 import pickle
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -328,11 +329,31 @@ RUNS = {
 }
 
 
+def update(run: Run, params: Any, key: jax.Array) -> Any:
+    """All that a run computes of one seed: start, loss, slopes, one step, measures."""
+    state = run.optimiser.init(params)
+    value, slopes = jax.value_and_grad(run.loss)(params, key)
+    measured = {name: measure(params) for name, measure in run.measures.items()}
+    return state, value, run.optimiser.update(slopes, state, params), measured
+
+
 def fingerprint(run: Run) -> str:
-    """Changes with the setting of a run, its length, its seeds and the version of JAX."""
+    """Changes with the setting of a run, its length, its seeds and the version of JAX.
+
+    And with what it computes: the traced program of one update and the measures, the numbers
+    that stand in it (evaluation sets), and the initial parameters. Addresses of functions, which
+    JAX prints, differ from process to process and are left out.
+    """
+    one = jax.tree.map(lambda weight: weight[0], run.params)
+    program = jax.make_jaxpr(partial(update, run))(one, run.keys[0])
+    text = re.sub(r"0x[0-9a-f]+", "", str(program))
+    numbers = [np.asarray(n).tobytes() for n in (*program.consts, *jax.tree.leaves(run.params))]
     keys = jax.random.key_data(run.keys).tolist()
     parts = run.setting, run.steps, run.every, run.stretches, keys, jax.__version__
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    mark = hashlib.sha256(repr((*parts, text)).encode())
+    for part in numbers:
+        mark.update(part)
+    return mark.hexdigest()
 
 
 class Progress(NamedTuple):

@@ -337,7 +337,7 @@ def test_induction_circuit_has_the_stated_scores():
     "change, error, message",
     [
         ({"vocabulary": 0}, ValueError, "vocabulary must be at least 1, got 0"),
-        ({"reach": 1}, ValueError, "reach must be between 2 and inf, got 1"),
+        ({"reach": 1}, ValueError, "reach must be at least 2, got 1"),
         ({"reach": 2.0}, TypeError, "reach must be an int of at least 1, got 2.0"),
         ({"sharpness": -1.0}, ValueError, "sharpness must be positive, got -1.0"),
     ],

@@ -185,7 +185,7 @@ def test_in_context_score_is_a_difference_of_two_tokens(tokens_, late, early):
 
 
 def test_in_context_score_needs_eleven_tokens():
-    with pytest.raises(ValueError, match="the number of tokens must be between 11 and inf, got 10"):
+    with pytest.raises(ValueError, match="the number of tokens must be at least 11, got 10"):
         measures.in_context_score(jnp.zeros(9))
 
 

@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +65,23 @@ def test_provenance_says_how_to_repeat():
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert records.provenance("make it")["commit"] == "unknown"
+
+
+def test_provenance_without_resource(monkeypatch):
+    """Windows has no such module."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert records.provenance("make it")["peak MiB"] is None
+
+
+@pytest.mark.parametrize("system, unit", [("linux", 2**10), ("darwin", 2**20)])
+def test_peak_is_in_mib(monkeypatch, system, unit):
+    """Linux counts in KiB, macOS in bytes."""
+    resource = SimpleNamespace(
+        RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=300 * unit)
+    )
+    monkeypatch.setitem(sys.modules, "resource", resource)
+    monkeypatch.setattr(records, "sys", SimpleNamespace(platform=system))
+    assert records.provenance("make it")["peak MiB"] == 300
 
 
 def test_provenance_marks_changes_other_than_records(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reproduce
 
@@ -104,6 +105,56 @@ def test_another_setting_starts_again(tmp_path, monkeypatch):
         run = a_run(**change)
         make(tmp_path, run)
         assert len(calls) == 2 + 2 * run.stretches
+
+
+TARGET = jnp.array([1.0, 2.0])
+
+
+def accumulated(params, key):
+    return training.accumulated(lambda p, key: jnp.sum((p - TARGET) ** 2), 2)(params, key)
+
+
+OTHERS = {
+    "loss": lambda p, key: jnp.sum((p - jax.random.normal(key, (2,))) ** 4),
+    "weight of the loss": lambda p, key: 2 * jnp.sum((p - jax.random.normal(key, (2,))) ** 2),
+    "accumulated loss": accumulated,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"loss": loss} for loss in OTHERS.values()),
+        {"optimiser": training.clipped_adam(0.2, 1.0)},
+        {"optimiser": training.clipped_adam(0.1, 2.0)},
+        {"optimiser": optax.sgd(0.1)},
+        {"measures": {"norm": lambda p: jnp.linalg.norm(p - TARGET), "path": lambda p: p}},
+        {"params": 2 * jnp.ones((2, 2))},
+        {"keys": jax.random.split(jax.random.key(1), 2)},
+    ],
+    ids=[*OTHERS, "rate", "clip", "optimiser", "measures", "start", "keys"],
+)
+def test_another_computation_has_another_mark(change):
+    """Each of these would share a checkpoint if a mark were made of the setting's words alone."""
+    assert reproduce.fingerprint(a_run(**change)) != reproduce.fingerprint(a_run())
+
+
+def test_numbers_that_a_loss_closes_over_are_in_the_mark():
+    toward = lambda target: a_run(loss=lambda p, key: jnp.sum((p - target) ** 2))
+    one, other = (reproduce.fingerprint(toward(TARGET + change)) for change in (0.0, 1e-3))
+    assert one != other
+
+
+def test_the_same_computation_has_the_same_mark():
+    """Though its functions are made anew and lie elsewhere in memory, which JAX may print."""
+
+    def anew():
+        alike = lambda p: p
+        return a_run(measures={"same": lambda p: jax.pure_callback(alike, p, p)})
+
+    runs = anew(), anew()
+    assert "0x" in str(jax.make_jaxpr(runs[0].measures["same"])(TARGET))
+    assert reproduce.fingerprint(runs[0]) == reproduce.fingerprint(runs[1])
 
 
 def test_complete_seeds_are_recorded_at_once(tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ Attend = Callable[[Attention, Prompt], Prompt]
 
 def products(layer: Attention) -> Products:
     """Multiplies a layer's weights into KQ and PV."""
+    (layer,) = _require.real(layer=layer)
     return Products(layer.key.mT @ layer.query, layer.project @ layer.value)
 
 
@@ -141,7 +142,7 @@ def predict(
     clip=None,
 ) -> Float[Array, " outputs"]:
     """The label that the layers give to a query; the prediction starts at W0 x_q."""
-    return prediction(forward(layers, join(task, w0), clip), task.y_query.shape[0])
+    return prediction(forward(layers, join(task, w0), clip), len(task.y_query))
 
 
 def predict_by_gram(layers: Sequence[Attention], task: Task) -> Float[Array, "outputs"]:
@@ -164,7 +165,7 @@ def predict_by_gram(layers: Sequence[Attention], task: Task) -> Float[Array, "ou
     e = prompt.query
     for depth, (kq, pv) in enumerate(pairs):
         e = e + pv @ gram(depth, kq @ e)
-    return prediction(Prompt(prompt.context, e), task.y_query.shape[0])
+    return prediction(Prompt(prompt.context, e), len(task.y_query))
 
 
 def _sum_of_outer(axes, a, b):
@@ -230,6 +231,8 @@ def predict_batch(
     """
     if clip is not None:
         _require.positive("clip", clip)
+    (tasks,) = _require.real(tasks=tasks)
+    _require.leading("tasks", tasks, "tasks")
     inside = lambda e: jnp.abs(e) < clip
     hold = lambda e: e if clip is None else jnp.where(inside(e), e, clip * jnp.sign(e))
     through = lambda m, e: (m @ e.reshape(len(e), -1)).reshape(len(m), *e.shape[1:])
@@ -257,7 +260,9 @@ def roll_out(
     """
     _require.positive_int("steps", steps)
     _require.positive("damping", damping)
-    outputs = task.y_query.shape[0]
+    _require.shape("damping", damping, ())
+    layer, task, damping = _require.real(layer=layer, task=task, damping=damping)
+    outputs = len(task.y_query)
 
     def step(prompt, _):
         after = linear_attention(layer, prompt)
@@ -295,7 +300,7 @@ def feature_prediction(
     E, b_1), each is one product of phi with a vector, and m_j is never formed. For one
     output. Raises ValueError if a weight of the layer is not of the features' size.
     """
-    width = weights.embed.shape[0]
+    width = len(weights.embed)
     for name, weight in layer._asdict().items():
         _require.shape(f"layer.{name}", weight, (width, width))
     kq, pv = products(layer)
@@ -377,6 +382,7 @@ def causal_recurrent(
 
 def _require_causal(layer, e):
     """Raises unless shapes fit; the divisors t - 1 of the positions 2..T."""
+    _require.shape("e", e, (None, None))
     token = e.shape[1]
     _require.shape("layer.kq", layer.kq, (token, token))
     _require.shape("layer.pv", layer.pv, (None, token))

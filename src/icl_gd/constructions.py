@@ -19,6 +19,7 @@ def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Attention:
     """
     _require.positive_int("n", n)
     _require.finite("eta", eta)
+    (w0,) = _require.real(w0=w0)
     _require.shape("w0", w0, (None, None))
     _require.finite("w0", w0)
     m, d = w0.shape
@@ -39,6 +40,8 @@ def softmax_step(eta, w0: Float[Array, "outputs dim"], beta) -> Attention:
     matrix.
     """
     _require.positive("beta", beta)
+    _require.finite("eta", eta)
+    (w0,) = _require.real(w0=w0)
     step = gradient_step(eta / (2 * beta), 1, w0)
     pair = jax.tree.map(lambda weight: jnp.stack([weight, weight]), step)
     signs = jnp.array([1, -1], w0.dtype)[:, None, None]
@@ -73,8 +76,8 @@ def balance(layer: Attention, d: int) -> Products:
     and this choice of s makes weights comparable (there is none where the mean is 0).
     von Oswald et al. (2022), A.3. Raises ValueError unless 1 <= d <= token size.
     """
-    _require.between("d", d, 1, layer.query.shape[-1])
     kq, pv = products(layer)
+    _require.between("d", d, 1, kq.shape[-1])
     scale = jnp.mean(jnp.diagonal(kq)[:d])
     return Products(kq / scale, pv * scale)
 
@@ -108,7 +111,7 @@ def embed_blocks(blocks: Products) -> Products:
 
     ``blocks.kq`` is A, ``blocks.pv`` is B. Raises ValueError unless both are (d, d).
     """
-    d = blocks.kq.shape[0]
+    d = len(blocks.kq)
     _require.shape("blocks.kq", blocks.kq, (d, d))
     _require.shape("blocks.pv", blocks.pv, (d, d))
     none = jnp.zeros((d, d), blocks.kq.dtype)

@@ -82,15 +82,31 @@ def byte_pairs(text: bytes, merges: int) -> Int[np.ndarray, "{merges} 2"]:
 
 
 def encode(text: bytes, pairs: Int[np.ndarray, "merges 2"]) -> Int[np.ndarray, " n"]:
-    """Cuts a text into tokens: its bytes, with all merges made in order."""
+    """Cuts a text into tokens: its bytes, with all merges made in order.
+
+    Raises ValueError for a pair of tokens that no earlier merge has made.
+    """
+    _require_pairs(pairs)
     tokens = np.frombuffer(text, np.uint8).astype(np.int32)
     for m, pair in enumerate(pairs):
         tokens = _merge(tokens, pair, 256 + m)
     return tokens
 
 
+def _require_pairs(pairs):
+    for m, pair in enumerate(np.asarray(pairs)):
+        if not ((pair >= 0) & (pair < 256 + m)).all():
+            raise ValueError(
+                f"pairs[{m}] must be tokens from 0 to {255 + m}, got {pair}"
+            )
+
+
 def spellings(pairs: Int[np.ndarray, "merges 2"]) -> list[bytes]:
-    """What each token stands for; their spellings joined are the text."""
+    """What each token stands for; their spellings joined are the text.
+
+    Raises ValueError for a pair of tokens that no earlier merge has made.
+    """
+    _require_pairs(pairs)
     words = [bytes([byte]) for byte in range(256)]
     for left, right in pairs:
         words.append(words[left] + words[right])
@@ -102,8 +118,9 @@ def window(
 ) -> Int[Array, " {length}"]:
     """Draws ``length`` tokens in a row from a text, every place equally likely.
 
-    Raises ValueError unless 1 <= length <= n.
+    Tokens are not looked at. Raises ValueError unless 1 <= length <= n.
     """
+    tokens = jnp.asarray(tokens)
     _require.positive_int("length", length)
     _require.between("len(tokens)", len(tokens), length, float("inf"))
     start = jax.random.randint(key, (), 0, len(tokens) - length + 1)
@@ -116,6 +133,7 @@ def tiled(key: Key[Array, ""], tokens: Int[Array, " n"]) -> Int[Array, " n"]:
     The period is drawn from n/4 to n/2, each equally likely, so that the place of an
     earlier occurrence cannot be learned as a distance. Raises ValueError unless n >= 4.
     """
+    tokens = jnp.asarray(tokens)
     n = len(tokens)
     _require.between("len(tokens)", n, 4, float("inf"))
     period = jax.random.randint(key, (), n // 4, n // 2 + 1)

@@ -6,7 +6,6 @@ the half. Products of matrices are float32-exact, whatever the caller sets.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
@@ -20,6 +19,8 @@ def loss(
     y: Float[Array, "context outputs"],
 ) -> Float[Array, ""]:
     """L(W) = 1/(2N) sum_i ||W x_i - y_i||^2. ValueError if shapes disagree."""
+    w, x, y = _require.real(w=w, x=x, y=y)
+    _require.shape("x", x, (None, None))
     _require.shape("w", w, (None, x.shape[1]))
     _require.shape("y", y, (x.shape[0], w.shape[0]))
     return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))
@@ -32,6 +33,8 @@ def gradient(
     y: Float[Array, "context outputs"],
 ) -> Float[Array, "outputs dim"]:
     """dL/dW = 1/N sum_i (W x_i - y_i) x_i^T. ValueError if shapes disagree."""
+    w, x, y = _require.real(w=w, x=x, y=y)
+    _require.shape("x", x, (None, None))
     _require.shape("w", w, (None, x.shape[1]))
     _require.shape("y", y, (x.shape[0], w.shape[0]))
     return (x @ w.T - y).T @ x / x.shape[0]
@@ -46,12 +49,15 @@ def gradient_descent(
 ) -> Float[Array, "{steps}+1 outputs dim"]:
     """Every iterate of W <- W - eta dL/dW, from w0 on.
 
-    Raises ValueError if shapes disagree, steps < 1 or eta is not finite.
+    Raises ValueError if shapes disagree, steps < 1 or eta is not a finite number.
     """
-    _require.shape("w0", w0, (y.shape[1], x.shape[1]))
-    _require.shape("y", y, (x.shape[0], None))
-    _require.positive_int("steps", steps)
     _require.finite("eta", eta)
+    w0, x, y, eta = _require.real(w0=w0, x=x, y=y, eta=eta)
+    _require.shape("x", x, (None, None))
+    _require.shape("y", y, (x.shape[0], None))
+    _require.shape("w0", w0, (y.shape[1], x.shape[1]))
+    _require.positive_int("steps", steps)
+    _require.shape("eta", eta, ())
 
     def step(w, _):
         w = w - eta * gradient(w, x, y)
@@ -76,9 +82,13 @@ def gd_plus_plus(
     x_i x_i^T) x, with the inputs before the step. von Oswald et al. (2022), A.10.
     Raises ValueError if shapes disagree or a step is not finite.
     """
+    given = _require.real(x=x, y=y, x_query=x_query, rate=rate, gamma=gamma)
+    x, y, x_query, rate, gamma = given
+    _require.shape("x", x, (None, None))
     _require.shape("y", y, (x.shape[0], None))
     _require.shape("x_query", x_query, (x.shape[1],))
-    _require.shape("gamma", gamma, np.shape(rate))
+    _require.shape("rate", rate, (None,))
+    _require.shape("gamma", gamma, rate.shape)
     _require.finite("rate", rate)
     _require.finite("gamma", gamma)
     w0 = jnp.zeros((y.shape[1], x.shape[1]), y.dtype)
@@ -104,6 +114,7 @@ def running_step(
     sum_{i<t} ||W x_i - x_{i+1}||^2; W_t x_t predicts x_{t+1}. Raises ValueError unless
     eta is finite.
     """
+    _require.shape("x", x, (None, None))
     _require.finite("eta", eta)
     pairs = x[1:, :, None] * x[:-1].conj()[:, None, :]
     return eta * jnp.cumsum(pairs, axis=0) / jnp.arange(1, len(x))[:, None, None]
@@ -114,6 +125,7 @@ def running_least_squares(
     x: Inexact[Array, "length dim"],
 ) -> Inexact[Array, "length-1 dim dim"]:
     """The least-norm minimiser of the same loss at each position t = 2..T."""
+    _require.shape("x", x, (None, None))
 
     def solve(t):
         seen = (jnp.arange(len(x) - 1) < t - 1)[:, None]

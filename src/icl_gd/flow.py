@@ -59,8 +59,11 @@ def ones(powers: tuple[int, ...]) -> float:
 
 
 def _require_law(m2, m4, m6):
-    if not (np.isfinite([m2, m4, m6]).all() and m2 > 0):
-        given = m2, m4, m6
+    given = m2, m4, m6
+    _require.concrete("moments", given)
+    for name, moment in zip(("m2", "m4", "m6"), given, strict=True):
+        _require.shape(name, moment, ())
+    if not (np.isfinite(given).all() and m2 > 0):
         raise ValueError(f"m2 must be positive and moments finite, got {given}")
     for text, large, small in (
         ("m4 >= m2^2", m4, m2**2),
@@ -130,8 +133,7 @@ def loss_at(ab, t, d: int, law: Kappas):
     """
     _require.positive_int("d", d)
     _require.finite("ab", ab)
-    if not np.all(np.asarray(t) >= 2):
-        raise ValueError(f"t must be at least 2, got {t}")
+    _require.between("t", t, 2, float("inf"))
     return d / 2 * (ab**2 * (law.k2 + law.k3 / (t - 1)) - 2 * ab * law.k1 + law.m2)
 
 
@@ -180,11 +182,14 @@ def integrate(
     error 1e-9 (diffrax): in double precision only. Raises ValueError unless the times
     increase, RuntimeError where the solution leaves every bound.
     """
-    if not jax.config.jax_enable_x64:
-        raise ValueError("jax_enable_x64 must be True for integrate, got False")
+    _require.double("integrate")
+    _require.concrete("times", times)
     _require.finite("times", times)
     if len(times) < 2 or not (np.diff(times) > 0).all():
         raise ValueError(f"times must be two or more increasing numbers, got {times}")
+    start = jax.tree.map(
+        lambda y: jnp.asarray(y, jnp.result_type(y, np.float64)), start
+    )
     first = 1e-6 * (times[-1] - times[0])  # diffrax's own first step may overflow
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, _: velocity(y)), diffrax.Tsit5(),
@@ -380,11 +385,15 @@ def descend(
     """Full-batch gradient descent on ``loss(weights)``, many runs in one scan.
 
     ``start`` has a leading axis of runs, and ``rate`` one step size a run. For complex
-    weights the gradient is d/dRe + i d/dIm. Raises ValueError unless epochs >= 1, and
-    for a run that diverges.
+    weights the gradient is d/dRe + i d/dIm. Raises ValueError unless epochs >= 1, there
+    is a positive rate for each run, and for a run that diverges.
     """
+    (rate,) = _require.real(rate=rate)
+    _require.concrete("start and rate", (start, rate))
     _require.positive("rate", rate)
     _require.positive_int("epochs", epochs)
+    _require.shape("rate", rate, (_require.leading("start", start, "runs"),))
+    start = jax.tree.map(lambda w: jnp.asarray(w, jnp.result_type(w, rate)), start)
 
     def one(start, rate):
         def epoch(weights, _):

@@ -98,8 +98,12 @@ def run(
 
     The stream starts at r_i = W_E e_{s_i} and is read by W_U. Elhage et al. (2021),
     without normalisation; positions enter by the bias alone. Raises ValueError if the
-    context is longer than the bias reaches.
+    context is longer than the bias reaches, and for tokens outside the vocabulary.
+    Traced tokens (``jit``, ``vmap``) cannot be looked at: one beyond the last is taken
+    for the last, and -1, -2, ... count from the end.
     """
+    sequence = _require.tokens("sequence", sequence, model.embed.shape[-1])
+    _require.shape("sequence", sequence, (None,))
     stream = model.embed.T[sequence]
     patterns, written = [], []
     for layer in range(model.heads.query.shape[0]):

@@ -32,6 +32,8 @@ class Alignment(NamedTuple):
 @exact
 def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
     """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query."""
+    (tasks,) = _require.real(tasks=tasks)
+    _require.leading("tasks", tasks, "tasks")
     predictions = jax.vmap(model)(tasks)
     return 0.5 * jnp.mean(jnp.sum((predictions - tasks.y_query) ** 2, axis=-1))
 
@@ -39,6 +41,7 @@ def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
 @exact
 def sensitivity(model: Model, task: Task) -> Float[Array, "outputs dim"]:
     """d prediction / d x_query: for a model linear in its query, the W it learned."""
+    (task,) = _require.real(task=task)
     return jax.jacrev(lambda x: model(task._replace(x_query=x)))(task.x_query)
 
 
@@ -50,6 +53,8 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
     sensitivities, and the mean norm of the difference of the predictions. The cosine is
     not a number where a sensitivity is zero.
     """
+    (tasks,) = _require.real(tasks=tasks)
+    _require.leading("tasks", tasks, "tasks")
 
     def compare(task):
         a, b = sensitivity(model, task), sensitivity(other, task)
@@ -65,7 +70,11 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
 def token_losses(
     model: Transformer, sequence: Int[Array, " context"]
 ) -> Float[Array, " context-1"]:
-    """The loss in nats of predicting each token but the first from those before it."""
+    """The loss in nats of predicting each token but the first from those before it.
+
+    Tokens as for ``induction.run``.
+    """
+    sequence = jnp.asarray(sequence)
     return _losses(induction.run(model, sequence).logits, sequence)
 
 
@@ -85,8 +94,9 @@ def prefix_matching(
     one r / (i + 1) at position i after r occurrences. Raises ValueError if no token
     occurs twice.
     """
+    _require.shape("sequence", sequence, (None,))
     length = sequence.shape[0]
-    _require.shape("patterns", patterns, (*patterns.shape[:-2], length, length))
+    _require.shape("patterns", patterns, (*np.shape(patterns)[:-2], length, length))
     matches = jnp.tri(length, k=-1) * (sequence[:, None] == sequence)
     after = jnp.roll(matches, 1, axis=1)
     again = jnp.sum(jnp.any(matches, axis=1))
@@ -101,8 +111,9 @@ def copying_score(model: Transformer) -> Float[Array, "*batch layers heads"]:
     matrix takes a token that is attended to into the logits. 1 if all eigenvalues are
     positive, 0 for a head that writes nothing that the unembedding reads. Elhage et al.
     (2021); Olsson et al. (2022) take shares of raised logits instead. By NumPy, for
-    concrete weights with any leading axes.
+    weights with any leading axes; raises TypeError inside jit, vmap or grad.
     """
+    _require.concrete("model", model)
     embed, unembed = (np.asarray(w)[..., None, None, :, :] for w in model[::2])
     value, output = map(np.asarray, (model.heads.value, model.heads.output))
     # The non-zero eigenvalues of A B are those of B A.
@@ -122,6 +133,7 @@ def in_context_score(
     predicted: ``losses[i - 1]`` belongs to token i. Raises ValueError unless n >= 11,
     where the early token is the first that is predicted.
     """
+    _require.shape("losses", losses, (None,) * np.ndim(losses))
     length = losses.shape[-1] + 1
     _require.between("the number of tokens", length, 11, float("inf"))
     late, early = 500 * length // 512, 50 * length // 512
@@ -137,8 +149,10 @@ def ablated_losses(
     ``kind`` says what it writes instead. "zero": nothing. "mean": its mean over the
     sequences, at each position. "patterns": nothing, and all heads attend as they did
     in the whole model (Olsson et al. 2022, pattern-preserving). Raises ValueError for
-    another kind.
+    another kind, and for tokens as ``induction.run`` does.
     """
+    sequences = _require.tokens("sequences", sequences, model.embed.shape[-1])
+    _require.shape("sequences", sequences, (None, None))
     kinds = "zero", "mean", "patterns"
     if kind not in kinds:
         raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")

@@ -6,8 +6,8 @@
 import json
 import os
 import platform
-import resource
 import subprocess
+import sys
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -70,6 +70,16 @@ def _git(*arguments):
     ).stdout.strip()
 
 
+def _peak_mib():
+    """Peak resident memory of this process, None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
 def provenance(command: str, **setting: Any) -> dict[str, Any]:
     """What a reader needs in order to repeat a run and to read its numbers."""
     try:
@@ -92,5 +102,5 @@ def provenance(command: str, **setting: Any) -> dict[str, Any]:
         "jax": jax.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak MiB": _peak_mib(),
     }

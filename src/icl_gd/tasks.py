@@ -85,6 +85,8 @@ def noisy_labels(key: Key[Array, ""], task: Task, count) -> Task:
     The published code replaces a random subset; the inputs are exchangeable, so that
     the law of the task is the same. Raises ValueError unless 0 <= count <= N.
     """
+    (task,) = _require.real(task=task)
+    _require.shape("count", count, ())
     _require.between("count", count, 0, task.y.shape[0])
     noise = jax.random.normal(key, task.y.shape, task.y.dtype)
     spoilt = jnp.arange(task.y.shape[0])[:, None] < count

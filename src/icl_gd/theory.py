@@ -96,7 +96,7 @@ def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, "
     matrices of one size.
     """
     _require.positive_int("n", n)
-    token = layer.kq.shape[0]
+    token = len(layer.kq)
     _require.shape("layer.kq", layer.kq, (token, token))
     _require.shape("layer.pv", layer.pv, (token, token))
     _require_moments(moments)
@@ -131,7 +131,7 @@ def odd_map(layer: Products) -> Float[Array, "dim dim"]:
     -(eta/N) I and u = 0. Raises ValueError unless the products are square matrices of
     one size.
     """
-    token = layer.kq.shape[0]
+    token = len(layer.kq)
     _require.shape("layer.kq", layer.kq, (token, token))
     _require.shape("layer.pv", layer.pv, (token, token))
     p_x, p_y = layer.pv[-1, :-1], layer.pv[-1, -1]
@@ -189,10 +189,10 @@ class Schedule(NamedTuple):
     gamma: Float[Array, " layers"]
 
 
-def _require_schedule(schedule):
-    _require.shape("schedule.gamma", schedule.gamma, np.shape(schedule.rate))
-    _require.finite("schedule.rate", schedule.rate)
-    _require.finite("schedule.gamma", schedule.gamma)
+def _require_schedule(name, schedule):
+    _require.shape(f"{name}.gamma", schedule.gamma, np.shape(schedule.rate))
+    _require.finite(f"{name}.rate", schedule.rate)
+    _require.finite(f"{name}.gamma", schedule.gamma)
 
 
 def unlearned(
@@ -205,7 +205,8 @@ def unlearned(
     without gamma. Raises ValueError unless the schedule is finite and has a gamma for
     each rate.
     """
-    _require_schedule(schedule)
+    h, schedule = _require.real(h=h, schedule=schedule)
+    _require_schedule("schedule", schedule)
 
     def layer(carry, step):
         p, s = carry
@@ -241,8 +242,10 @@ def best_steps(spectra: Float[Array, "contexts dim"], layers: int) -> Schedule:
     finite and hold as many different positive eigenvalues.
     """
     _require.positive_int("layers", layers)
+    _require.concrete("spectra", spectra)
+    spectra = np.asarray(spectra)
     _require.finite("spectra", spectra)
-    h = np.maximum(np.asarray(spectra, float).ravel(), 0)
+    h = np.maximum(spectra.astype(float).ravel(), 0)
     different = np.unique(h[h > 0]).size
     if different < layers:
         raise ValueError(
@@ -285,12 +288,14 @@ def best_schedule(
 
     Rates and gammas are multiplied by factors, one each, or with ``shared`` one for all
     rates and one for all gammas: zeros and (shared) ratios stay as they are. In double
-    precision only (``jax_enable_x64``). Raises ValueError unless the spectra and the
-    start are finite, RuntimeError where no minimum is reached.
+    precision only: raises ValueError without ``jax_enable_x64``, and unless the spectra
+    and the start are finite, RuntimeError where no minimum is reached.
     """
+    _require.double("best_schedule")
+    _require.concrete("spectra and start", (spectra, start))
     _require.shape("spectra", spectra, (None, None))
     _require.finite("spectra", spectra)
-    _require_schedule(start)
+    _require_schedule("start", start)
     first = np.asarray(start, float)
 
     def objective(factors):

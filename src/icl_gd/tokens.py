@@ -25,6 +25,17 @@ class Prompt(NamedTuple):
     query: Float[Array, " token"]
 
 
+def _checked(task):
+    """The task in one dtype; raises unless its shapes agree."""
+    (task,) = _require.real(task=task)
+    _require.shape("task.x", task.x, (None, None))
+    n, d = task.x.shape
+    _require.shape("task.y", task.y, (n, None))
+    _require.shape("task.x_query", task.x_query, (d,))
+    _require.shape("task.y_query", task.y_query, task.y.shape[1:])
+    return task
+
+
 @exact
 def join(task: Task, w0: Float[Array, "outputs dim"] | None = None) -> Prompt:
     """Writes a task as joined tokens; the prediction starts at W0 x_q (0 if None).
@@ -32,9 +43,11 @@ def join(task: Task, w0: Float[Array, "outputs dim"] | None = None) -> Prompt:
     von Oswald et al. (2022), section 2. Raises ValueError if w0 is not of shape (m, d)
     or not finite.
     """
+    task = _checked(task)
     if w0 is None:
         y_query = jnp.zeros_like(task.y_query)
     else:
+        (w0,) = _require.real(w0=w0)
         _require.shape("w0", w0, (task.y_query.shape[0], task.x_query.shape[0]))
         _require.finite("w0", w0)
         y_query = -w0 @ task.x_query
@@ -55,8 +68,9 @@ def prediction(prompt: Prompt, outputs: int) -> Float[Array, "{outputs}"]:
 def pair(x: Inexact[Array, "length dim"]) -> Inexact[Array, "length 2*dim"]:
     """Joins every x_t to the one before: e_t = (x_t, x_{t-1}), with x_0 = 0.
 
-    Zheng et al. (2024), section 3.
+    Zheng et al. (2024), section 3. Raises ValueError unless x is a matrix.
     """
+    _require.shape("x", x, (None, None))
     before = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
     return jnp.concatenate([x, before], axis=1)
 
@@ -90,6 +104,7 @@ def separate(task: Task, channels: int = 10) -> Prompt:
     p is the encoding of the token's position, with ``channels`` entries. Raises
     ValueError as ``positions`` does.
     """
+    task = _checked(task)
     d, outputs = task.x.shape[1], task.y.shape[1]
     x = jnp.pad(jnp.vstack([task.x, task.x_query]), ((0, 0), (0, outputs)))
     tokens = _in_turn(x, jnp.pad(task.y, ((0, 0), (d, 0))))
@@ -106,6 +121,7 @@ def separate_published(task: Task, channels: int = 10) -> Prompt:
     start at 0. Raises ValueError as ``positions`` does, and unless there are at most as
     many outputs as inputs.
     """
+    task = _checked(task)
     d, outputs = task.x.shape[1], task.y.shape[1]
     _require.between("outputs", outputs, 1, d)
     labels = jnp.pad(task.y, ((0, 0), (d - outputs, 0)))

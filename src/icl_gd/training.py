@@ -97,6 +97,11 @@ def initialise_transformer(
     )
 
 
+def _weak(number):
+    """The number without a precision of its own, as optax wants it."""
+    return number if isinstance(number, jax.core.Tracer) else float(number)
+
+
 def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:
     """Adam (b1 = 0.9, b2 = 0.98) on gradients clipped to global norm ``clip``.
 
@@ -105,6 +110,7 @@ def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:
     """
     _require.positive("learning_rate", learning_rate)
     _require.positive("clip", clip)
+    clip, learning_rate = map(_weak, (clip, learning_rate))
     return optax.chain(
         optax.clip_by_global_norm(clip), optax.adam(learning_rate, b1=0.9, b2=0.98)
     )
@@ -169,6 +175,15 @@ def _over_devices(run, seeds, shared):
     return jax.jit(shares)
 
 
+def _require_seeds(params, key):
+    """How many there are; raises unless they share one key or each has its own."""
+    _require.key("key", key)
+    _require.inexact("params", params)
+    seeds = _require.leading("params", params, "seeds")
+    _require.shape("key", key, (seeds,) if key.ndim else ())
+    return seeds
+
+
 def fit(
     loss: Callable[[Any, Key[Array, ""]], Float[Array, ""]],
     params: Any,
@@ -192,19 +207,16 @@ def fit(
 
     Random bits come from JAX's sequential Threefry layout, which on a CPU is several
     times faster than the partitionable default and gives other numbers. Raises
-    ValueError unless ``every`` divides ``steps``, and TypeError for a key not made by
-    ``jax.random.key``.
+    ValueError unless ``every`` divides ``steps`` and the parameters have an axis of
+    seeds (and of keys, if there are several), TypeError for a key not made by
+    ``jax.random.key`` and for parameters that are no floating-point numbers.
     """
     _require.positive_int("steps", steps)
     _require.positive_int("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps = {steps}, got {every}")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"key must be made by jax.random.key, got an array of {key.dtype}"
-        )
+    seeds, shared = _require_seeds(params, key), key.ndim == 0
     measures = dict(measures or {})
-    shared, seeds = key.ndim == 0, len(jax.tree.leaves(params)[0])
     update = _update_of(loss, optimiser, shared, seeds)
 
     def measure(params):

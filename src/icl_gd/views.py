@@ -192,6 +192,7 @@ def coloured_text(tokens: Sequence[str], panels: dict, limit) -> View:
     _require.positive("limit", limit)
     parts = []
     for title, values in panels.items():
+        values = np.asarray(values)
         _require.shape(f"panels[{title!r}]", values, (len(tokens),))
         _require.finite(f"panels[{title!r}]", values)
         shade = (np.asarray(values) / limit).clip(0, 1)
