@@ -10,7 +10,7 @@ A layer of attention that takes a step of gradient descent:
 >>> import jax
 >>> import jax.numpy as jnp
 >>> from icl_gd import attention, constructions, descent, tasks
->>> jax.config.update("jax_default_matmul_precision", "highest")  # many GPUs round
+>>> jax.config.update("jax_default_matmul_precision", "highest")  # exact on GPUs too
 >>> task = tasks.regression(jax.random.key(0), n=10, d=3)
 >>> w0, eta = jnp.zeros((1, 3)), 2.0
 >>> layer = constructions.gradient_step(eta, n=10, w0=w0)
