@@ -4,7 +4,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN = .venv/bin
-MINIMUM = .venv-minimum/bin
+# `make MINIMUM_PYTHON=/path/to/python3.13 test-minimum` chooses one for the tests at other versions.
+MINIMUM_PYTHON ?=
 PORT ?= 8000
 ONLY ?=
 ARGS ?=
@@ -43,6 +44,8 @@ serve: book  ## build the book and show it at localhost:8000 (PORT=...)
 reproduce: .venv/ready  ## make the full-size records that are missing (hours; can be interrupted)
 	@$(BIN)/python scripts/reproduce.py
 
+# It times compiling too, so nothing compiled before is read.
+bench: export JAX_ENABLE_COMPILATION_CACHE = false
 bench: .venv/ready  ## time training beside plain versions of the published loops
 	@$(BIN)/python benchmarks/one_layer.py
 	@$(BIN)/python benchmarks/deep.py
@@ -57,19 +60,25 @@ device: .venv/ready  ## pages and tests on the device that JAX finds (ARGS="--jo
 mutants: .venv/ready  ## change the package, one sign or index at a time, and see the tests fail
 	@$(BIN)/python scripts/mutants.py
 
-test-minimum: .venv-minimum/ready  ## the tests of the package and the notebooks at minimum versions
-	@JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
-	$(MINIMUM)/python -m pytest -n 2 --dist loadfile -m "not site" || failed=1; \
-	$(MINIMUM)/python scripts/check_pages.py || failed=1; \
-	exit $$failed
+test-minimum: .venv-minimum/ready  ## the package's tests and the notebooks at Colab's versions
+	@$(call test_package,.venv-minimum)
+
+test-floors: .venv-floors/ready  ## the same at the lowest versions that pyproject.toml allows
+	@$(call test_package,.venv-floors)
+
+test-newest: .venv-newest/ready  ## the same at the newest versions
+	@echo "Bringing .venv-newest up to date"
+	@.venv-newest/bin/python -m pip install -qq --upgrade --upgrade-strategy eager -e '.[test]'
+	@.venv-newest/bin/python -m pip list
+	@$(call test_package,.venv-newest)
 
 clean:  ## remove the built book, the environments and the caches
-	rm -rf _build .cache .venv .venv-minimum .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf _build .cache .venv .venv-* .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted installation starts again.
 .venv/installed: requirements.txt
-	@$(call new_environment,.venv)
+	@$(call new_environment,.venv,$(PYTHON))
 	@echo "Installing the pinned packages into .venv (once, a few minutes)"
 	@$(BIN)/python -m pip install -qq -r requirements.txt
 	@touch $@
@@ -78,19 +87,52 @@ clean:  ## remove the built book, the environments and the caches
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Colab runs Python 3.13; its past runtimes, for whose sake the floors are low, run 3.12.
 .venv-minimum/ready: requirements.txt pyproject.toml scripts/minimum.py
-	@$(call new_environment,.venv-minimum)
-	@echo "Installing the minimum versions into .venv-minimum (once, a minute or two)"
-	@$(MINIMUM)/python scripts/minimum.py > .venv-minimum/constraints.txt
-	@$(MINIMUM)/python -m pip install -qq -c .venv-minimum/constraints.txt -e '.[test]'
+	@$(call new_environment,.venv-minimum,$(call python,3.13),3.13)
+	@$(call install_held,.venv-minimum,colab)
 	@touch $@
 
+.venv-floors/ready: requirements.txt pyproject.toml scripts/minimum.py
+	@$(call new_environment,.venv-floors,$(call python,3.12),3.12)
+	@$(call install_held,.venv-floors,floors)
+	@touch $@
+
+.venv-newest/ready:
+	@$(call new_environment,.venv-newest,$(call python,3.13),3.13)
+	@touch $@
+
+# The Python of this version: the one that was named, or on the PATH, or pyenv's.
+python = $(or $(MINIMUM_PYTHON),$(shell \
+	for p in python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python; do \
+	$$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null \
+	&& echo $$p && break; done))
+
+# An environment in folder (1) with the Python (2), which is version (3) or else at least 3.11.
 define new_environment
-if ! $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	echo "Python 3.11 or newer is needed; found: $$($(or $(PYTHON),python3) --version 2>&1 | head -1)." >&2; \
-	echo "Name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; fi; \
-echo "Making $(1) with $$($(PYTHON) --version)"; \
-rm -rf $(1) && $(PYTHON) -m venv $(1)
+if ! $(or $(2),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	echo "Python $(or $(3),3.11 or newer) is needed; found:" \
+		"$$($(or $(2),python3) --version 2>&1 | head -1)." >&2; \
+	echo "Name one: make $(if $(3),MINIMUM_PYTHON,PYTHON)=/path/to/python$(or $(3),3.11)" \
+		"$(MAKECMDGOALS)" >&2; exit 1; fi; \
+echo "Making $(1) with $$($(2) --version)"; \
+rm -rf $(1) && $(2) -m venv $(1)
 endef
 
-.PHONY: help book test notebooks serve reproduce bench device mutants test-minimum clean
+# Into environment (1), the package and what its tests need, held to list (2).
+define install_held
+echo "Installing the versions of scripts/minimum.py $(2) into $(1) (once, a minute or two)"; \
+$(1)/bin/python scripts/minimum.py $(2) > $(1)/constraints.txt && \
+$(1)/bin/python -m pip install -qq -c $(1)/constraints.txt -e '.[test]'
+endef
+
+define test_package
+echo "Running the tests of the package, then the notebooks"; \
+JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
+$(1)/bin/python -m pytest -n 2 --dist loadfile -m "not site" || failed=1; \
+$(1)/bin/python scripts/check_pages.py || failed=1; \
+exit $$failed
+endef
+
+.PHONY: help book test notebooks serve reproduce bench device mutants test-minimum test-floors \
+	test-newest clean

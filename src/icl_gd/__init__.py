@@ -4,6 +4,20 @@ Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``to
 ``attention``, ``induction``, ``descent``, ``constructions``, ``theory``, ``flow``,
 ``training``, ``measures``, ``plots``, ``views``, ``claims``, ``records``, ``setup``.
 Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller.
+
+A layer of attention that takes a step of gradient descent:
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> from icl_gd import attention, constructions, descent, tasks
+>>> jax.config.update("jax_default_matmul_precision", "highest")  # exact on GPUs too
+>>> task = tasks.regression(jax.random.key(0), n=10, d=3)
+>>> w0, eta = jnp.zeros((1, 3)), 2.0
+>>> layer = constructions.gradient_step(eta, n=10, w0=w0)
+>>> w1 = descent.gradient_descent(w0, task.x, task.y, eta, steps=1)[-1]
+>>> attends, descends = attention.predict([layer], task), w1 @ task.x_query
+>>> bool(jnp.allclose(attends, descends, atol=1e-6))
+True
 """
 
 __version__ = "0.1.0"
