@@ -1,7 +1,9 @@
-"""Random sizes, tasks and layers in float64, made without the package's own generators."""
+"""Random sizes, tasks and layers in float64, made without the package's own generators.
+
+``jax.device_put`` moves an array; ``jnp.asarray`` compiles a program for every shape.
+"""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
@@ -15,17 +17,17 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def a_matrix(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape))
 
 
 def a_task(seed, n, d, m):
     draw = np.random.default_rng(seed).normal
-    return Task(*(jnp.asarray(draw(size=shape)) for shape in ((n, d), (n, m), (d,), (m,))))
+    return Task(*(jax.device_put(draw(size=shape)) for shape in ((n, d), (n, m), (d,), (m,))))
 
 
 def a_layer(seed, token):
     draw = np.random.default_rng(seed).normal
-    return Attention(*(jnp.asarray(draw(size=(token, token))) for _ in range(4)))
+    return Attention(*(jax.device_put(draw(size=(token, token))) for _ in range(4)))
 
 
 def in_numpy(tree):

@@ -11,8 +11,11 @@ from problems import a_layer, a_matrix, a_task, in_numpy, seeds, sizes
 
 from icl_gd import attention, constructions, descent, tokens
 
-FORWARD = jax.jit(attention.forward)
-PREDICT = jax.jit(attention.predict)
+
+@jax.jit
+def through_layers(layers, task, w0):
+    after = attention.forward(layers, tokens.join(task, w0))
+    return after, attention.predict(layers, task, w0)
 
 
 def attend(layer, context, query):
@@ -64,10 +67,10 @@ def test_prediction_through_layers_is_the_double_loop(size, seed):
     for layer in layers:
         context, query = attend(layer, context, query)
     scale = np.abs(np.concatenate([context.ravel(), query])).max()
-    after = FORWARD(layers, tokens.join(task, w0))
+    after, prediction = through_layers(layers, task, w0)
     np.testing.assert_allclose(after.context, context, rtol=1e-9, atol=1e-12 * scale)
     np.testing.assert_allclose(after.query, query, rtol=1e-9, atol=1e-12 * scale)
-    np.testing.assert_allclose(PREDICT(layers, task, w0), -query[d:], rtol=1e-9, atol=1e-12 * scale)
+    np.testing.assert_allclose(prediction, -query[d:], rtol=1e-9, atol=1e-12 * scale)
 
 
 def test_without_layers_the_prediction_is_where_it_starts():
@@ -270,9 +273,7 @@ def test_prediction_from_the_query_side_is_the_composition(n, d):
         return jnp.sum(jnp.sin(each))
 
     found, expected = (
-        jax.value_and_grad(lambda *args, p=predict: value(p, *args), (0, 1, 2))(
-            weights, layer, batch
-        )
+        jax.jit(jax.value_and_grad(partial(value, predict), (0, 1, 2)))(weights, layer, batch)
         for predict in (attention.feature_prediction, composed)
     )
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
@@ -300,7 +301,7 @@ def values_and_gradients(predict, layers, batch):
         each = predict(layers, batch)
         return jnp.sum(jnp.sin(each) * jnp.arange(1.0, 1 + each.shape[1])), each
 
-    return jax.value_and_grad(value, (0, 1), has_aux=True)(layers, batch)
+    return jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))(layers, batch)
 
 
 SHORT = {

@@ -21,15 +21,28 @@ def descend(w, x, y, eta, steps):
     return w
 
 
-@partial(jax.jit, static_argnames=("n", "depth"))
-def through_layers(eta, n, w0, task, depth):
-    layer = constructions.gradient_step(eta, n, w0)
-    return attention.forward([layer] * depth, tokens.join(task, w0))
+# Compiled whole, once a size.
+gradient_step = jax.jit(constructions.gradient_step, static_argnames="n")
+softmax_step = jax.jit(constructions.softmax_step)
+gd_plus_plus = jax.jit(constructions.gd_plus_plus, static_argnames=("d", "outputs"))
+induction_circuit = jax.jit(constructions.induction_circuit, static_argnums=(0, 1))
+balance = jax.jit(constructions.balance, static_argnums=1)
+interpolate = jax.jit(constructions.interpolate, static_argnums=2)
+products = jax.jit(attention.products)
+predict = jax.jit(attention.predict)
+DEPTHS = 1, 2, 5
+
+
+@partial(jax.jit, static_argnames="n")
+def through_layers(eta, n, w0, task):
+    """The prompt after each of the depths."""
+    layer, prompt = constructions.gradient_step(eta, n, w0), tokens.join(task, w0)
+    return {depth: attention.forward([layer] * depth, prompt) for depth in DEPTHS}
 
 
 def test_gradient_step_has_the_published_weights():
     w0 = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    layer = constructions.gradient_step(0.5, 10, w0)
+    layer = gradient_step(0.5, 10, w0)
     on_x = np.diag([1, 1, 1, 0, 0])
     value = [[0] * 5] * 3 + [[1, 2, 3, -1, 0], [4, 5, 6, 0, -1]]
     np.testing.assert_array_equal(layer.query, on_x)
@@ -39,17 +52,18 @@ def test_gradient_step_has_the_published_weights():
 
 
 def test_gradient_step_keeps_the_precision_of_w0():
-    layer = constructions.gradient_step(0.5, 10, jnp.zeros((2, 3), jnp.float32))
+    layer = gradient_step(0.5, 10, jnp.zeros((2, 3), jnp.float32))
     assert {weight.dtype for weight in layer} == {jnp.dtype("float32")}
 
 
 @settings(max_examples=15)
-@given(sizes, seeds, st.floats(-0.5, 0.5), st.sampled_from([1, 2, 5]))
+@given(sizes, seeds, st.floats(-0.5, 0.5), st.sampled_from(DEPTHS))
 def test_layers_are_steps(size, seed, eta, depth):
     """von Oswald et al. (2022), Proposition 1, for any W0, several outputs and any depth."""
     n, d, m = size
     task, w0 = a_task(seed, n, d, m), a_matrix(seed, m, d)
-    after = through_layers(eta, n, w0, task, depth)
+    after = in_numpy(through_layers(eta, n, w0, task)[depth])
+    task, w0 = in_numpy((task, w0))
     w = descend(w0, task.x, task.y, eta, depth)
     near = {"rtol": 1e-9, "atol": 1e-12 * max(1.0, np.abs(w).max()) ** 2}
     np.testing.assert_allclose(after.query[:d], task.x_query, rtol=0)
@@ -60,8 +74,8 @@ def test_layers_are_steps(size, seed, eta, depth):
 
 def test_hundred_layers_are_a_hundred_steps():
     task, w0 = a_task(0, 10, 5, 3), a_matrix(1, 3, 5)
-    layer = constructions.gradient_step(0.1, 10, w0)
-    prediction = attention.predict([layer] * 100, task, w0)
+    layer = gradient_step(0.1, 10, w0)
+    prediction = attention.predict([layer] * 100, task, w0)  # compiled whole it takes longer
     w = descend(w0, task.x, task.y, 0.1, 100)
     np.testing.assert_allclose(prediction, w @ task.x_query, rtol=1e-12, atol=1e-13)
 
@@ -70,56 +84,51 @@ def test_hundred_layers_are_a_hundred_steps():
 @pytest.mark.parametrize("d, m", [(1, 1), (3, 2), (4, 1)])
 def test_balance_changes_the_scale_and_not_the_layer(d, m, sign):
     layer = a_layer(3, d + m)
-    kq = layer.key.T @ layer.query
-    flip = sign * np.sign(np.trace(kq[:d, :d]))  # KQ of negative trace is balanced as well
-    layer = layer._replace(query=flip * layer.query)
-    kq, pv = constructions.balance(layer, d)
+    key, query = in_numpy((layer.key, layer.query))
+    flip = sign * np.sign(np.trace((key.T @ query)[:d, :d]))  # a negative trace is balanced too
+    layer = layer._replace(query=jnp.asarray(flip * query))
+    kq, pv = in_numpy(balance(layer, d))
     assert np.mean([kq[i, i] for i in range(d)]) == pytest.approx(1)
-    before = attention.products(layer)
+    before = in_numpy(products(layer))
     np.testing.assert_allclose(
         np.kron(kq, pv), np.kron(before.kq, before.pv), rtol=1e-10, atol=1e-12
     )
-    identity = jnp.eye(d + m)
+    identity = np.eye(d + m)
     task = a_task(4, 3, d, m)
-    np.testing.assert_allclose(
-        attention.predict([attention.Attention(kq, identity, pv, identity)], task),
-        attention.predict([layer], task),
-        rtol=1e-10,
-    )
+    balanced = attention.Attention(kq, identity, pv, identity)
+    np.testing.assert_allclose(predict([balanced], task), predict([layer], task), rtol=1e-10)
 
 
 def test_balance_may_take_the_whole_diagonal():
     layer = a_layer(0, 4)
-    assert np.trace(constructions.balance(layer, 4).kq) == pytest.approx(4)
+    assert np.trace(balance(layer, 4).kq) == pytest.approx(4)
 
 
 def test_halfway_between_a_layer_and_itself_is_the_layer():
     layer, task = a_layer(5, 5), a_task(6, 4, 3, 2)
     other = layer._replace(key=-3 * layer.key, value=layer.value / -3)  # the same function
-    half = constructions.interpolate(layer, other, 3)
-    np.testing.assert_allclose(
-        attention.predict([half] * 2, task), attention.predict([layer] * 2, task), rtol=1e-9
-    )
+    half = interpolate(layer, other, 3)
+    np.testing.assert_allclose(predict([half] * 2, task), predict([layer] * 2, task), rtol=1e-9)
 
 
 def test_halfway_is_the_mean_of_the_balanced_products():
     one, two = a_layer(7, 5), a_layer(8, 5)
-    half = constructions.interpolate(one, two, 3)
+    half = interpolate(one, two, 3)
     expected = []
-    for layer in (one, two):
+    for layer in in_numpy((one, two)):
         kq, pv = layer.key.T @ layer.query, layer.project @ layer.value
         scale = (kq[0, 0] + kq[1, 1] + kq[2, 2]) / 3
         expected.append((kq / scale, pv * scale))
     (kq1, pv1), (kq2, pv2) = expected
-    kq, pv = attention.products(half)
+    kq, pv = products(half)
     np.testing.assert_allclose(kq, (kq1 + kq2) / 2, rtol=1e-10)
     np.testing.assert_allclose(pv, (pv1 + pv2) / 2, rtol=1e-10)
 
 
 def test_balance_and_interpolate_batch():
     layers = jax.tree.map(lambda *a: jnp.stack(a), *(a_layer(i, 4) for i in range(3)))
-    many = jax.vmap(lambda layer: constructions.balance(layer, 3))(layers)
-    np.testing.assert_allclose(many.kq[1], constructions.balance(a_layer(1, 4), 3).kq, rtol=1e-12)
+    many = jax.jit(jax.vmap(lambda layer: constructions.balance(layer, 3)))(layers)
+    np.testing.assert_allclose(many.kq[1], balance(a_layer(1, 4), 3).kq, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,7 @@ def test_bad_block_is_named(unchecked, d):
         constructions.interpolate(a_layer(0, 5), a_layer(1, 5), d)
 
 
+@jax.jit
 def softmax_prediction(heads, task, w0=None):
     prompt = tokens.join(task, w0)
     after = attention.multi_head(attention.softmax_attention, heads, prompt)
@@ -155,11 +165,12 @@ def softmax_prediction(heads, task, w0=None):
 def test_softmax_step_is_a_step_on_centred_data_up_to_beta_squared():
     n, d, m, eta = 6, 3, 2, 0.7
     task, w0 = a_task(0, n, d, m), a_matrix(1, m, d)
-    centred = task.x - task.x.mean(0), task.y - task.y.mean(0)
+    x, y = in_numpy(task[:2])
+    centred = x - x.mean(0), y - y.mean(0)
     expected = descend(w0, *centred, eta, 1) @ in_numpy(task.x_query)
 
     def error(beta):
-        heads = constructions.softmax_step(eta, w0, beta)
+        heads = softmax_step(eta, w0, beta)
         return np.abs(softmax_prediction(heads, task, w0) - expected).max()
 
     assert error(1e-3) < 1e-5 * np.abs(expected).max()
@@ -174,14 +185,14 @@ def test_softmax_step_is_the_difference_of_two_weighted_means():
     residuals = y - x @ in_numpy(w0).T
     up, down = (np.exp(sign * beta * x @ x_q) for sign in (1, -1))
     moved = eta / (2 * beta) * (up / up.sum() - down / down.sum()) @ residuals
-    found = softmax_prediction(constructions.softmax_step(eta, w0, beta), task, w0)
+    found = softmax_prediction(softmax_step(eta, w0, beta), task, w0)
     np.testing.assert_allclose(found, in_numpy(w0) @ x_q + moved, rtol=1e-11)
 
 
 def test_softmax_step_is_two_opposed_heads_in_the_precision_of_w0():
-    heads = constructions.softmax_step(0.5, jnp.zeros((1, 3), jnp.float32), 2.0)
+    heads = softmax_step(0.5, jnp.zeros((1, 3), jnp.float32), 2.0)
     assert {(weight.shape, weight.dtype) for weight in heads} == {((2, 4, 4), jnp.dtype("float32"))}
-    kq, pv = attention.products(heads)
+    kq, pv = in_numpy(products(heads))
     np.testing.assert_allclose(kq[0], 4.0 * np.diag([1, 1, 1, 0]), rtol=1e-6)
     np.testing.assert_allclose(pv[0], np.diag([0, 0, 0, -0.125]), rtol=1e-6)
     np.testing.assert_array_equal(kq[1], -kq[0])
@@ -203,17 +214,17 @@ def test_bad_softmax_step_is_named(unchecked, change, error, message):
 
 
 def test_gd_plus_plus_has_the_published_weights():
-    layer = constructions.gd_plus_plus(0.3, 0.2, d=3, outputs=2)
+    layer = gd_plus_plus(0.3, 0.2, d=3, outputs=2)
     np.testing.assert_array_equal(layer.query, np.diag([1, 1, 1, 0, 0]))
     np.testing.assert_array_equal(layer.key, np.diag([1, 1, 1, 0, 0]))
     np.testing.assert_array_equal(layer.value, np.diag([1, 1, 1, -1, -1]))
     np.testing.assert_allclose(layer.project, np.diag([-0.2, -0.2, -0.2, 0.3, 0.3]))
-    assert constructions.gd_plus_plus(0.3, 0.2, 4).query.shape == (5, 5)
+    assert gd_plus_plus(0.3, 0.2, 4).query.shape == (5, 5)
 
 
 def test_gd_plus_plus_shrinks_inputs_and_steps_labels():
     task = a_task(9, 4, 3, 2)
-    after = attention.forward([constructions.gd_plus_plus(0.3, 0.2, 3, 2)], tokens.join(task))
+    after = in_numpy(attention.forward([gd_plus_plus(0.3, 0.2, d=3, outputs=2)], tokens.join(task)))
     x, y, x_query = in_numpy((task.x, task.y, task.x_query))
     s, w = x.T @ x, 0.3 * y.T @ x
     np.testing.assert_allclose(after.context[:, :3], x - 0.2 * x @ s, rtol=1e-12)
@@ -226,9 +237,10 @@ def test_gd_plus_plus_shrinks_inputs_and_steps_labels():
 def test_layers_are_steps_of_gd_plus_plus(n, d, m):
     task = a_task(10, n, d, m)
     rate, gamma = jnp.array([0.1, 0.02, 0.07]), jnp.array([0.03, 0.06, 0.01])
-    layers = [constructions.gd_plus_plus(r, g, d, m) for r, g in zip(rate, gamma, strict=True)]
-    expected = descent.gd_plus_plus(task.x, task.y, task.x_query, rate, gamma)
-    np.testing.assert_allclose(attention.predict(layers, task), expected, rtol=1e-11)
+    steps = zip(*in_numpy((rate, gamma)), strict=True)
+    layers = [gd_plus_plus(r, g, d=d, outputs=m) for r, g in steps]
+    expected = jax.jit(descent.gd_plus_plus)(task.x, task.y, task.x_query, rate, gamma)
+    np.testing.assert_allclose(predict(layers, task), expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -245,35 +257,39 @@ def test_bad_gd_plus_plus_is_named(unchecked, change, error, message):
         constructions.gd_plus_plus(**{"rate": 0.1, "gamma": 0.1, "d": 2, **change})
 
 
-def after_two_layers(task, *settings, **more):
-    d, m = task.x.shape[1], task.y.shape[1]
+@partial(jax.jit, static_argnames="channels")
+def copied_and_predicted(task, eta, **more):
+    """The positions, the prompt before and after the layer that copies, and the prediction."""
+    (n, d), m = task.x.shape, task.y.shape[1]
     channels = more.get("channels", 10)
-    copy, step = constructions.copy_then_step(*settings, task.x.shape[0], d, m, **more)
-    middle = attention.softmax_attention(copy, tokens.separate(task, channels))
-    return middle, attention.linear_attention(step, middle)
+    copy, step = constructions.copy_then_step(eta, n, d, m, **more)
+    prompt = tokens.separate(task, channels)
+    middle = attention.softmax_attention(copy, prompt)
+    prediction = tokens.prediction(attention.linear_attention(step, middle), m)
+    return tokens.positions(2 * n + 1, channels), prompt, middle, prediction
 
 
 @pytest.mark.parametrize("n, d, m", [(1, 1, 1), (4, 3, 2), (10, 10, 1)])
 def test_copying_and_a_step_are_a_step(n, d, m):
     task = a_task(11, n, d, m)
-    middle, after = after_two_layers(task, 0.3)
+    places, _, middle, prediction = in_numpy(copied_and_predicted(task, 0.3))
+    task = in_numpy(task)
     for j in range(n):
         expected = [*task.x[j], *task.y[j]]
         np.testing.assert_allclose(middle.context[2 * j + 1, 10:], expected, atol=1e-13)
         if j:  # the first token finds a mixture
             expected = [*task.x[j], *[0] * m]
             np.testing.assert_allclose(middle.context[2 * j, 10:], expected, atol=1e-13)
-    places = tokens.positions(2 * n + 1, 10)
     np.testing.assert_allclose(middle.context[:, :10], places[:-1], atol=1e-13)
-    w = descend(jnp.zeros((m, d)), task.x, task.y, 0.3, 1)
-    np.testing.assert_allclose(tokens.prediction(after, m), w @ task.x_query, rtol=1e-12)
+    w = descend(np.zeros((m, d)), task.x, task.y, 0.3, 1)
+    np.testing.assert_allclose(prediction, w @ task.x_query, rtol=1e-12)
 
 
 def test_copying_is_as_sharp_as_told():
     """The weight of a position depends on its distance alone, by the sum of cosines."""
     task, sharpness = a_task(12, 3, 2, 1), 7.0
-    middle, _ = after_two_layers(task, 0.3, channels=6, sharpness=sharpness)
-    context = in_numpy(tokens.separate(task, 6).context)
+    found = copied_and_predicted(task, 0.3, channels=6, sharpness=sharpness)
+    _, (context, _), middle, _ = in_numpy(found)
     rates = 10_000.0 ** (-np.arange(3) / 3)
     for p in range(6):
         scores = [sharpness * np.cos(rates * (p - 1 - j)).sum() for j in range(6)]
@@ -300,8 +316,8 @@ def test_bad_copying_is_named(unchecked, change, error, message):
 
 def test_induction_circuit_attends_before_and_after():
     """A token without a match rests on token 0; one that occurred looks to what followed."""
-    sequence = jnp.array([0, 2, 1, 3, 2, 1, 2, 2])
-    logits, patterns, _ = induction.run(constructions.induction_circuit(4, 8), sequence)
+    sequence = np.array([0, 2, 1, 3, 2, 1, 2, 2])
+    logits, patterns, _ = in_numpy(jax.jit(induction.run)(induction_circuit(4, 8), sequence))
     before = np.zeros((8, 8))
     before[range(8), [0, *range(7)]] = 1
     np.testing.assert_allclose(patterns[0, 0], before, atol=1e-15)
@@ -315,7 +331,7 @@ def test_induction_circuit_attends_before_and_after():
 
 def test_induction_circuit_has_the_stated_scores():
     vocabulary, sharpness = 3, 5.0
-    circuit = constructions.induction_circuit(vocabulary, 4, sharpness)
+    circuit = induction_circuit(vocabulary, 4, sharpness)
     assert circuit.heads.smear is None
     np.testing.assert_array_equal(circuit.heads.bias[:, 0], [[0, sharpness, 0, 0], [0] * 4])
     eye = np.eye(3 * vocabulary).reshape(3, vocabulary, -1)

@@ -4,7 +4,6 @@ An average over phases is exact on a grid of roots of unity that is finer than e
 that starts and phases can be enumerated and each loss computed by the forward pass.
 """
 
-from functools import partial
 from itertools import product
 
 import jax
@@ -45,6 +44,7 @@ def all_sequences(starts, length):
     return jnp.asarray(np.concatenate([x * turns for x in starts]))
 
 
+@jax.jit
 def through_the_layer(layer, sequences):
     """The mean loss, by the forward pass."""
     predictions = jax.vmap(lambda x: attention.causal_prefix(layer, tokens.pair(x)))(sequences)
@@ -63,8 +63,14 @@ def some_blocks(seed, d):
     return Products(jnp.asarray(draw(size=(d, d))), jnp.asarray(draw(size=(d, d))))
 
 
+@jax.jit
 def as_layer(blocks):
     return constructions.embed_blocks(jax.tree.map(lambda w: w.astype(complex), blocks))
+
+
+quartic_and_slope = jax.jit(jax.value_and_grad(flow.quartic_loss))
+sampled_quartic = jax.jit(flow.sampled_quartic, static_argnames="chunk")
+direct_and_slope = jax.jit(jax.value_and_grad(through_the_layer))
 
 
 # Laws of the start.
@@ -155,7 +161,7 @@ def test_positions_add_up(length, d):
 @pytest.mark.parametrize("length, d", [(3, 2), (100, 5)])
 def test_limit_is_the_best_step(length, d):
     law = flow.kappas(GAUSSIAN, d)
-    slope = jax.grad(lambda ab: flow.diagonal_loss(ab, length, d, law))
+    slope = jax.jit(jax.grad(lambda ab: flow.diagonal_loss(ab, length, d, law)))
     assert slope(flow.limit(length, law)) == pytest.approx(0, abs=1e-10)
     assert flow.limit(100, flow.kappas(GAUSSIAN, 5)) == pytest.approx(0.191905, abs=1e-6)
 
@@ -165,7 +171,7 @@ def test_flow_of_the_diagonal_is_that_of_all_entries(powers):
     length, d, a, b = 7, 3, 0.8, -0.3
     q = flow.exact_quartic(length, d, powers)
     blocks = Products(a * jnp.eye(d), b * jnp.eye(d))
-    slope = jax.grad(flow.quartic_loss)(blocks, q)
+    _, slope = quartic_and_slope(blocks, q)
     by_a, by_b = flow.diagonal_flow((a, b), length, flow.kappas(powers, d))
     np.testing.assert_allclose(slope.kq, -by_a * np.eye(d), atol=1e-12)
     np.testing.assert_allclose(slope.pv, -by_b * np.eye(d), atol=1e-12)
@@ -174,9 +180,10 @@ def test_flow_of_the_diagonal_is_that_of_all_entries(powers):
 def test_logistic_solves_the_flow():
     law, times = flow.kappas(GAUSSIAN, 5), jnp.linspace(0.0, 0.02, 9)
     velocity = lambda point: flow.diagonal_flow(point, 100, law)
-    a, b = flow.integrate(velocity, (jnp.array(0.2), jnp.array(0.2)), times)
+    solve = jax.jit(lambda *start: flow.integrate(velocity, start, times))
+    a, b = solve(0.2, 0.2)
     np.testing.assert_allclose(a * b, flow.logistic(times, 0.04, 100, law), rtol=1e-8)
-    a, b = flow.integrate(velocity, (jnp.array(0.2), jnp.array(1.5)), times)
+    a, b = solve(0.2, 1.5)
     np.testing.assert_allclose(a**2 - b**2, 0.04 - 2.25, rtol=1e-8)
 
 
@@ -252,16 +259,16 @@ def test_counted_quartic_by_enumeration(starts, length):
     for seed in range(2):
         blocks = some_blocks(seed, d)
         found = through_the_layer(as_layer(blocks), sequences)
-        assert flow.quartic_loss(blocks, q) == pytest.approx(float(found), rel=1e-11)
+        assert quartic_and_slope(blocks, q)[0] == pytest.approx(float(found), rel=1e-11)
 
 
 def test_other_blocks_have_no_gradient():
     """For a start without any symmetry, at blocks without any."""
     sequences, blocks = all_sequences(lopsided(2), 4), some_blocks(0, 2)
-    slope = jax.grad(through_the_layer)(as_layer(blocks), sequences)
+    _, slope = direct_and_slope(as_layer(blocks), sequences)
     for other in (slope.kq[:2], slope.kq[2:, 2:], slope.pv[:, 2:]):
         np.testing.assert_allclose(other, 0, atol=1e-10)
-    exact = jax.grad(flow.quartic_loss)(blocks, flow.exact_quartic(4, 2, powers_of(lopsided(2))))
+    _, exact = quartic_and_slope(blocks, flow.exact_quartic(4, 2, powers_of(lopsided(2))))
     np.testing.assert_allclose(slope.kq[2:, :2], exact.kq, rtol=1e-9)
     np.testing.assert_allclose(slope.pv[:, :2], exact.pv, rtol=1e-9)
 
@@ -270,7 +277,7 @@ def test_off_diagonals_have_no_gradient_if_odd_moments_vanish():
     blocks = Products(jnp.diag(jnp.array([0.5, 2.0, -1.0])), jnp.diag(jnp.array([1.0, 0.3, 0.7])))
     off = ~np.eye(3, dtype=bool)
     for powers, still in ((GAUSSIAN, True), (flow.one_hot(), True), (flow.ones, False)):
-        slope = jax.grad(flow.quartic_loss)(blocks, flow.exact_quartic(6, 3, powers))
+        _, slope = quartic_and_slope(blocks, flow.exact_quartic(6, 3, powers))
         for w in slope:
             assert (np.abs(w[off]).max() < 1e-12) == still
 
@@ -279,18 +286,20 @@ def test_off_diagonals_have_no_gradient_if_odd_moments_vanish():
 def test_sampled_quartic_is_the_loss_on_those_sequences(length, d, chunk):
     draw = np.random.default_rng(0).normal
     x = jnp.asarray(draw(size=(6, length, d)) + 1j * draw(size=(6, length, d)))
-    q, layer = flow.sampled_quartic(x, chunk), a_layer(1, d)
-    direct = partial(through_the_layer, sequences=x)
-    assert flow.quartic_loss(layer, q) == pytest.approx(float(direct(layer)), rel=1e-11)
-    slopes = jax.grad(flow.quartic_loss)(layer, q), jax.grad(direct)(layer)
-    for found, expected in zip(*slopes, strict=True):
+    q, layer = sampled_quartic(x, chunk), a_layer(1, d)
+    (loss, slope), (direct, slope_of_direct) = (
+        quartic_and_slope(layer, q),
+        direct_and_slope(layer, x),
+    )
+    assert loss == pytest.approx(float(direct), rel=1e-11)
+    for found, expected in zip(slope, slope_of_direct, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_scaled_starts():
     x = all_sequences(lopsided(2), 4)[:10]
     layer = a_layer(0, 2)
-    found = flow.quartic_loss(layer, flow.scaled(flow.sampled_quartic(x, 5), 1.7))
+    found, _ = quartic_and_slope(layer, flow.scaled(sampled_quartic(x, 5), 1.7))
     assert found == pytest.approx(float(through_the_layer(layer, 1.7 * x)), rel=1e-11)
 
 

@@ -1,5 +1,7 @@
 """Measures of models whose answers are known, or found by finite differences."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,16 +81,21 @@ def test_alignment_does_not_tell_the_models_apart():
     np.testing.assert_allclose(measures.alignment(linear(1), linear(0), BATCH), one, rtol=1e-12)
 
 
-REPEATED = tasks.repeated(jax.random.key(0), 40, distinct=True)
-CIRCUIT = constructions.induction_circuit(40, 101)
+REPEATED = jax.jit(lambda key: tasks.repeated(key, 40, distinct=True))(jax.random.key(0))
+CIRCUIT = jax.jit(constructions.induction_circuit, static_argnums=(0, 1))(40, 101)
+run = jax.jit(induction.run)
+token_losses = jax.jit(measures.token_losses)
+
+
+draw = jax.jit(lambda key: training.initialise_transformer(key, 5, 12, 2, 3, 6))
 
 
 def a_transformer(seed=0):
-    return training.initialise_transformer(jax.random.key(seed), 5, 12, 2, 3, 6)
+    return draw(jax.random.key(seed))
 
 
 def test_induction_head_matches_prefixes_and_copies():
-    trace = induction.run(CIRCUIT, REPEATED)
+    trace = run(CIRCUIT, REPEATED)
     np.testing.assert_allclose(
         measures.prefix_matching(trace.patterns, REPEATED), [[0], [1]], atol=1e-14
     )
@@ -110,7 +117,7 @@ def test_prefix_matching_of_a_previous_token_head():
 def test_without_a_start_the_first_token_matches_falsely():
     """Position 0 looks at itself, so that its token seems to follow itself."""
     sequence = REPEATED[1:]
-    pattern = induction.run(CIRCUIT, sequence).patterns[1, 0]
+    pattern = run(CIRCUIT, sequence).patterns[1, 0]
     missed = 1 / 2 + 1 / 3 + 1 / 4
     found = measures.prefix_matching(pattern, sequence)
     assert found == pytest.approx(1 - missed / 75, rel=1e-12)
@@ -161,9 +168,9 @@ def test_copying_score_takes_models_in_any_number():
 
 
 def test_token_losses_are_minus_log_probabilities():
-    model, sequence = a_transformer(), jnp.array([0, 3, 1, 4, 1])
-    logits = np.asarray(induction.run(model, sequence).logits)
-    found = measures.token_losses(model, sequence)
+    model, sequence = a_transformer(), np.array([0, 3, 1, 4, 1])
+    logits = np.asarray(run(model, sequence).logits)
+    found = np.asarray(token_losses(model, sequence))
     assert found.shape == (4,)
     for i in range(4):
         chances = np.exp(logits[i]) / np.exp(logits[i]).sum()
@@ -171,7 +178,7 @@ def test_token_losses_are_minus_log_probabilities():
 
 
 def test_induction_circuit_knows_nothing_and_then_everything():
-    losses = measures.token_losses(CIRCUIT, REPEATED)
+    losses = np.asarray(token_losses(CIRCUIT, REPEATED))
     np.testing.assert_allclose(losses[:25], np.log(40), rtol=1e-12)
     assert losses[25] == pytest.approx(np.log(40))  # what follows the last token is not known
     assert (losses[26:] < 1e-14).all()
@@ -189,32 +196,35 @@ def test_in_context_score_needs_eleven_tokens():
         measures.in_context_score(jnp.zeros(9))
 
 
+ablated_losses = jax.jit(measures.ablated_losses, static_argnums=2)
+
+
 @pytest.mark.parametrize("kind", ["zero", "mean", "patterns"])
 def test_ablation_cuts_one_head_at_a_time(kind):
     model = a_transformer(3)
-    sequences = jnp.array([[0, 1, 2, 1, 2], [0, 4, 4, 1, 3], [0, 2, 2, 2, 1]])
-    whole = [induction.run(model, sequence) for sequence in sequences]
+    sequences = np.array([[0, 1, 2, 1, 2], [0, 4, 4, 1, 3], [0, 2, 2, 2, 1]])
+    whole = [run(model, sequence) for sequence in sequences]
     mean = np.mean([trace.written for trace in whole], axis=0)
-    found = measures.ablated_losses(model, sequences, kind)
+    found = np.asarray(ablated_losses(model, sequences, kind))
     assert found.shape == (2, 3, 3, 4)
     for layer, head in np.ndindex(2, 3):
         keep = np.ones((2, 3))
         keep[layer, head] = 0
         for i, sequence in enumerate(sequences):
             ablation = induction.Ablation(
-                jnp.asarray(keep),
-                jnp.asarray(mean if kind == "mean" else 0 * mean),
+                keep,
+                mean if kind == "mean" else 0 * mean,
                 whole[i].patterns if kind == "patterns" else None,
             )
-            logits = induction.run(model, sequence, ablation).logits
-            expected = -jax.nn.log_softmax(logits)[jnp.arange(4), sequence[1:]]
+            logits = np.asarray(run(model, sequence, ablation).logits)
+            expected = np.log(np.exp(logits).sum(1))[:4] - logits[np.arange(4), sequence[1:]]
             np.testing.assert_allclose(found[layer, head, i], expected, rtol=1e-10)
 
 
 def test_ablations_of_the_circuit():
     """Without its pattern the second head is lost; with it, the first one is not missed."""
     lost = {
-        kind: measures.ablated_losses(CIRCUIT, REPEATED[None], kind)[:, 0, 0, 26:].mean(-1)
+        kind: np.asarray(ablated_losses(CIRCUIT, REPEATED[None], kind))[:, 0, 0, 26:].mean(-1)
         for kind in ("zero", "patterns")
     }
     np.testing.assert_allclose(lost["zero"], np.log(40), rtol=1e-12)
@@ -227,20 +237,22 @@ def test_unknown_ablation_is_named():
 
 
 def test_copying_is_the_derivative_by_finite_differences():
-    batch = [tokens.separate(a_task(i, 2, 2, 1), 4) for i in range(3)]
+    separate = jax.jit(lambda task: tokens.separate(task, 4))
+    batch = in_numpy([separate(a_task(i, 2, 2, 1)) for i in range(3)])
     layer, h = a_layer(0, 7), 1e-6
-    apply = lambda prompt: attention.softmax_attention(layer, prompt)
+    apply = jax.jit(lambda prompt: attention.softmax_attention(layer, prompt))
     slopes = np.zeros((4, 5, 7))
     for context, query in batch:
         for j, entry in np.ndindex(5, 7):
             moved = np.vstack([context, query])
             moved[j, entry] += h
-            up = apply(tokens.Prompt(jnp.asarray(moved[:-1]), jnp.asarray(moved[-1]))).context
+            up = np.array(apply(tokens.Prompt(moved[:-1], moved[-1])).context)
             moved[j, entry] -= 2 * h
-            down = apply(tokens.Prompt(jnp.asarray(moved[:-1]), jnp.asarray(moved[-1]))).context
-            slopes[:, j, entry] += np.sum(np.asarray(up - down), axis=1) / (2 * h) / len(batch)
+            down = np.array(apply(tokens.Prompt(moved[:-1], moved[-1])).context)
+            slopes[:, j, entry] += np.sum(up - down, axis=1) / (2 * h) / len(batch)
     norms = np.linalg.norm(slopes, axis=-1)
-    found = measures.copying(apply, jax.tree.map(lambda *a: jnp.stack(a), *batch))
+    prompts = jax.tree.map(lambda *a: np.stack(a), *batch)
+    found = in_numpy(jax.jit(partial(measures.copying, apply))(prompts))
     for k in range(3):
         others = [norms[k, j] for j in range(5) if j not in (k, k + 1)]
         expected = [norms[k, k], norms[k, k + 1], np.mean(others)]
@@ -250,11 +262,14 @@ def test_copying_is_the_derivative_by_finite_differences():
 
 def test_copying_of_the_constructed_layer():
     """A token of labels holds itself and the one before; none depends on the next."""
-    task = a_task(1, 3, 4, 1)
-    copy, _ = constructions.copy_then_step(0.1, 3, 4)
-    apply = lambda prompt: attention.softmax_attention(copy, prompt)
-    prompts = jax.tree.map(lambda a: a[None], tokens.separate(task))
-    own, following, other = measures.copying(apply, prompts)
+
+    @jax.jit
+    def copying(task):
+        copy, _ = constructions.copy_then_step(0.1, 3, 4)
+        prompts = jax.tree.map(lambda a: a[None], tokens.separate(task))
+        return measures.copying(lambda p: attention.softmax_attention(copy, p), prompts)
+
+    own, following, other = in_numpy(copying(a_task(1, 3, 4, 1)))
     assert following == pytest.approx(0, abs=1e-10)
     # Entries of the token itself pass, 15 of them; so do the 4 inputs of the one before.
     np.testing.assert_allclose(own[1:], 15**0.5, rtol=1e-10)

@@ -1,5 +1,6 @@
 """Closed forms against exact enumeration of every task, autodiff, and Monte Carlo."""
 
+from functools import partial
 from itertools import product
 
 import jax
@@ -17,6 +18,16 @@ LAW = [(-WIDTH, P / 2), (0.0, 1 - P), (WIDTH, P / 2)]
 MOMENTS = theory.Moments(P * WIDTH**2, P * WIDTH**4)
 TWO = [(-1.0, 0.5), (1.0, 0.5)]
 THREE = [(-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6)]
+
+
+# Compiled whole, once a size.
+products = jax.jit(attention.products)
+loss_and_slope = jax.jit(jax.value_and_grad(theory.population_loss), static_argnames="n")
+
+
+@partial(jax.jit, static_argnames=("n", "d"))
+def construction(eta, n, d):
+    return attention.products(constructions.gradient_step(eta, n, jnp.zeros((1, d))))
 
 
 def points(law, *shape):
@@ -55,9 +66,9 @@ def enumerated_gd_loss(eta, n, d, noisy=0, scale=1.0):
 @pytest.mark.parametrize("n, d", [(1, 1), (1, 3), (2, 2), (3, 2), (4, 1)])
 def test_population_loss_is_the_sum_over_all_tasks(n, d):
     for seed in range(3):  # all entries of KQ and PV at random
-        layer = attention.products(a_layer(seed, d + 1))
+        layer = products(a_layer(seed, d + 1))
         expected = enumerated_loss(np.asarray(layer.kq), np.asarray(layer.pv), n, d)
-        found = theory.population_loss(layer, n, MOMENTS)
+        found, _ = loss_and_slope(layer, n, MOMENTS)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -98,7 +109,7 @@ def test_best_step_is_the_vertex_of_the_enumerated_parabola(n, d):
 def test_best_step_is_stationary(n, d):
     moments = theory.uniform_moments()
     eta = theory.best_step(n, d, moments)
-    slope = jax.grad(lambda eta: theory.gd_loss(eta, n, d, moments))
+    slope = jax.jit(jax.grad(lambda eta: theory.gd_loss(eta, n, d, moments)))
     assert slope(eta) == pytest.approx(0, abs=1e-14)
     assert slope(1.01 * eta) > 0 > slope(0.99 * eta)
 
@@ -112,18 +123,16 @@ def test_published_numbers():
 
 @pytest.mark.parametrize("n, d", [(1, 1), (3, 2), (10, 10)])
 def test_population_loss_of_the_construction_is_gd_loss(n, d):
-    layer = attention.products(constructions.gradient_step(1.7, n, jnp.zeros((1, d))))
     moments = theory.Moments(0.4, 0.9)
-    expected = theory.gd_loss(1.7, n, d, moments)
-    np.testing.assert_allclose(theory.population_loss(layer, n, moments), expected, rtol=1e-12)
+    found, _ = loss_and_slope(construction(1.7, n, d), n, moments)
+    np.testing.assert_allclose(found, theory.gd_loss(1.7, n, d, moments), rtol=1e-12)
 
 
 def test_construction_is_stationary_among_all_layers():
     n, d = 4, 3
     moments = theory.uniform_moments()
     eta = theory.best_step(n, d, moments)
-    layer = attention.products(constructions.gradient_step(eta, n, jnp.zeros((1, d))))
-    slope = jax.grad(theory.population_loss)(layer, n, moments)
+    _, slope = loss_and_slope(construction(eta, n, d), n, moments)
     np.testing.assert_allclose(np.concatenate([slope.kq, slope.pv]), 0, atol=1e-14)
 
 
@@ -148,7 +157,7 @@ def test_population_loss_is_the_mean_over_sampled_tasks(n, d, law):
         return jax.vmap(one)(keys)
 
     sample = np.asarray(losses(jax.random.split(jax.random.key(5), 200_000)))
-    expected = theory.population_loss(attention.products(layer), n, moments)
+    expected, _ = loss_and_slope(products(layer), n, moments)
     error = sample.std() / len(sample) ** 0.5
     assert error < 0.03 * expected
     assert abs(sample.mean() - expected) < 4.5 * error
@@ -265,7 +274,7 @@ def test_centred_loss_is_the_sum_over_all_contexts(n, d):
 def test_best_centred_step_is_stationary(n, d):
     moments = theory.uniform_moments()
     eta = theory.best_centred_step(n, d, moments)
-    slope = jax.grad(lambda eta: theory.centred_loss(eta, n, d, moments))
+    slope = jax.jit(jax.grad(lambda eta: theory.centred_loss(eta, n, d, moments)))
     assert slope(eta) == pytest.approx(0, abs=1e-14)
     assert slope(1.01 * eta) > 0 > slope(0.99 * eta)
 
@@ -301,6 +310,10 @@ def test_bad_centred_step_is_named(unchecked):
         theory.centred_loss(np.nan, 3, 2, MOMENTS)
 
 
+predict_by_layer = jax.jit(lambda layer, task: attention.predict([layer], task))
+odd_map = jax.jit(theory.odd_map)
+
+
 @pytest.mark.parametrize("n, d", [(1, 1), (3, 2), (2, 4)])
 def test_odd_map_is_what_changes_sign_with_the_labels(n, d):
     draw = np.random.default_rng(n).normal
@@ -310,10 +323,10 @@ def test_odd_map_is_what_changes_sign_with_the_labels(n, d):
 
         def predict(teacher, layer=layer):
             task = tasks.Task(x, (x @ teacher)[:, None], x_q, np.array([x_q @ teacher]))
-            return float(attention.predict([layer], jax.tree.map(jnp.asarray, task))[0])
+            return float(predict_by_layer(layer, task)[0])
 
         expected = (predict(w) - predict(-w)) / 2
-        m = np.asarray(theory.odd_map(attention.products(layer)))
+        m = np.asarray(odd_map(products(layer)))
         assert -w @ x.T @ x @ m @ x_q == pytest.approx(expected, rel=1e-10)
 
 
@@ -325,8 +338,7 @@ def test_odd_map_has_both_routes():
 
 
 def test_odd_map_of_the_construction_is_its_step():
-    layer = attention.products(constructions.gradient_step(1.7, 4, jnp.zeros((1, 3))))
-    np.testing.assert_allclose(theory.odd_map(layer), -1.7 / 4 * np.eye(3), rtol=1e-15)
+    np.testing.assert_allclose(odd_map(construction(1.7, 4, 3)), -1.7 / 4 * np.eye(3), rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["kq", "pv"])
@@ -361,10 +373,9 @@ def test_swapped_layer_closes_one_part_in_d_of_the_gap(n, d):
     zero, best = (theory.gd_loss(step, n, d, moments) for step in (0.0, eta))
     v = np.random.default_rng(d).normal(size=d)
     v /= np.linalg.norm(v)
-    empty = jnp.zeros((d + 1, d + 1))
-    swapped = attention.Products(
-        empty.at[-1, :d].set(2 * v), empty.at[-1, :d].set(-eta / n / 2 * v)
-    )
-    assert theory.population_loss(swapped, n, moments) == pytest.approx(zero - (zero - best) / d)
-    slope = jax.grad(theory.population_loss)(swapped, n, moments)
+    kq, pv = np.zeros((2, d + 1, d + 1))
+    kq[-1, :d], pv[-1, :d] = 2 * v, -eta / n / 2 * v
+    swapped = attention.Products(jnp.asarray(kq), jnp.asarray(pv))
+    found, slope = loss_and_slope(swapped, n, moments)
+    assert found == pytest.approx(zero - (zero - best) / d)
     np.testing.assert_allclose(np.concatenate([slope.kq, slope.pv]), 0, atol=1e-12)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -40,9 +41,9 @@ def test_clipped_adam_is_the_loop_in_numpy(settings):
         [size * clip * draw(size=s) for s in ((3,), (2, 2))] for size in (0.05, 3, 0.2, 10, 0.1)
     ]
     optimiser = training.clipped_adam(**settings)
-    state = optimiser.init([jnp.zeros(3), jnp.zeros((2, 2))])
+    state, update = optimiser.init([jnp.zeros(3), jnp.zeros((2, 2))]), jax.jit(optimiser.update)
     for leaves, expected in zip(grads, adam(grads, learning_rate, clip), strict=True):
-        updates, state = optimiser.update([jnp.asarray(g) for g in leaves], state)
+        updates, state = update([jnp.asarray(g) for g in leaves], state)
         for found, wanted in zip(updates, expected, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
@@ -93,7 +94,8 @@ def test_initial_transformer_has_variance_one_over_fan_in(smeared):
 
 
 def test_initial_transformer_is_two_layers_of_four_heads():
-    model = training.initialise_transformer(jax.random.key(1), 9, 7)
+    draw = lambda key: training.initialise_transformer(key, 9, 7)
+    model = jax.eval_shape(draw, jax.random.key(1))
     assert model.heads.query.shape == (2, 4, 16, 64)
     assert model.heads.smear is None
 
@@ -165,6 +167,22 @@ def fit(seeds, params=None, keys=None, **changes):
         return training.fit(loss, params, keys, optimiser(), **settings)
 
 
+@cache
+def usual(seeds):
+    """The run that most tests look at."""
+    return fit(seeds)
+
+
+@jax.jit
+def step_of_loop(params, state, key):
+    value, grads = jax.value_and_grad(loss)(params, key)
+    updates, state = optimiser().update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+
+measure = jax.jit(lambda params: {name: f(params) for name, f in MEASURES.items()})
+
+
 def loop(seeds):
     """The same run, one seed and one step at a time."""
     runs = []
@@ -177,12 +195,10 @@ def loop(seeds):
             keys = jax.random.split(key if seeds == "shared" else key[seed], STEPS)
             for step in range(STEPS):
                 if step % EVERY == 0:
-                    measured.append({name: f(params) for name, f in MEASURES.items()})
-                value, grads = jax.value_and_grad(loss)(params, keys[step])
-                updates, state = optimiser().update(grads, state, params)
-                params = optax.apply_updates(params, updates)
+                    measured.append(measure(params))
+                params, state, value = step_of_loop(params, state, keys[step])
                 losses.append(value)
-        measured.append({name: f(params) for name, f in MEASURES.items()})
+        measured.append(measure(params))
         points = jax.tree.map(lambda *leaves: np.stack(leaves), *measured)
         runs.append((params, np.stack(losses), points))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
@@ -195,7 +211,7 @@ def same(one, other, **near):
 
 @pytest.mark.parametrize("seeds", ["shared", "own"])
 def test_fit_is_the_plain_loop(seeds):
-    run, (params, losses, measured) = fit(seeds), loop(seeds)
+    run, (params, losses, measured) = usual(seeds), loop(seeds)
     assert run.losses.shape == (SEEDS, STEPS)
     np.testing.assert_array_equal(run.at, [0, 2, 4, 6])
     assert run.measured["sum"].shape == (SEEDS, 4)
@@ -208,7 +224,7 @@ def test_fit_is_the_plain_loop(seeds):
 
 def test_a_run_does_not_depend_on_its_neighbours():
     for seeds in ("shared", "own"):
-        together = fit(seeds)
+        together = usual(seeds)
         second = jax.tree.map(lambda leaf: leaf[1:2], start())
         with jax.debug_key_reuse(False):
             keys = keys_of(seeds) if seeds == "shared" else keys_of(seeds)[1:2]
@@ -226,7 +242,7 @@ def test_shared_keys_are_shared_and_own_keys_are_not():
 
 
 def test_how_often_is_measured_does_not_change_the_run():
-    one, two = fit("shared"), fit("shared", every=6)
+    one, two = usual("shared"), fit("shared", every=6)
     np.testing.assert_array_equal(two.at, [0, 6])
     same(one.losses, two.losses)
     same(jax.tree.map(lambda leaf: leaf[:, ::3], one.measured), two.measured)
@@ -236,11 +252,11 @@ def test_every_step_may_be_measured():
     run = fit("shared", every=1)
     np.testing.assert_array_equal(run.at, range(STEPS + 1))
     assert run.measured["sum"].shape == (SEEDS, STEPS + 1)
-    same(jax.tree.map(lambda leaf: leaf[:, ::EVERY], run.measured), fit("shared").measured)
+    same(jax.tree.map(lambda leaf: leaf[:, ::EVERY], run.measured), usual("shared").measured)
 
 
 def test_same_key_same_run():
-    same(fit("shared"), fit("shared"), rtol=0, atol=0)
+    same(usual("shared"), fit("shared"), rtol=0, atol=0)
 
 
 def test_measures_may_be_left_out():
@@ -254,7 +270,7 @@ def test_measures_may_be_left_out():
 
 def test_settings_of_jax_are_left_as_they_were():
     before = jax.config.jax_threefry_partitionable
-    fit("shared")
+    fit("shared", measures=None)
     assert jax.config.jax_threefry_partitionable == before
 
 
@@ -321,29 +337,30 @@ from icl_gd import training
 jax.config.update("jax_enable_x64", True)
 loss = lambda p, key: jnp.sum((p - jax.random.normal(key, (2,))) ** 4)
 measures = {"norm": jnp.linalg.norm}
-for seeds in (4, 3):
-    params = jnp.arange(2.0 * seeds).reshape(seeds, 2)
-    for key in (jax.random.key(0), jax.random.split(jax.random.key(0), seeds)):
-        run = training.fit(loss, params, key, optax.adam(0.1), 6, 3, measures)
-        print(len(run.losses.sharding.device_set), np.asarray(run.losses).tolist(),
-              np.asarray(run.params).tolist(), np.asarray(run.measured["norm"]).tolist(), sep=";")
+for devices in (1, 2):
+    assert jax.local_device_count() == 2
+    jax.device_count = lambda: devices
+    for seeds in (4, 3):
+        params = jnp.arange(2.0 * seeds).reshape(seeds, 2)
+        for key in (jax.random.key(0), jax.random.split(jax.random.key(0), seeds)):
+            run = training.fit(loss, params, key, optax.adam(0.1), 6, 3, measures)
+            print(len(run.losses.sharding.device_set), np.asarray(run.losses).tolist(),
+                  np.asarray(run.params).tolist(), np.asarray(run.measured["norm"]).tolist(),
+                  sep=";")
 """
 
 
 def test_devices_share_the_seeds():
     """Two devices give what one gives; three seeds, which two cannot share, stay on one."""
-    printed = {}
-    for devices in (1, 2):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            [sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        printed[devices] = [line.split(";") for line in done.stdout.splitlines()]
-    assert [row[0] for row in printed[1]] == ["1"] * 4
-    assert [row[0] for row in printed[2]] == ["2", "2", "1", "1"]
-    for one, two in zip(printed[1], printed[2], strict=True):
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(";") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["1"] * 4 + ["2", "2", "1", "1"]
+    for one, two in zip(rows[:4], rows[4:], strict=True):
         for a, b in zip(one[1:], two[1:], strict=True):
             np.testing.assert_allclose(json.loads(a), json.loads(b), rtol=1e-12)
 
@@ -390,15 +407,14 @@ def test_accumulated_is_the_mean_over_the_parts(parts):
     by_parts = lambda params: training.accumulated(loss, parts)(params, key())
     key = lambda: jax.random.key(7)
     many = {"a": jnp.arange(8.0).reshape(2, 4) / 3, "b": jnp.array([0.4, -1.2])}
-    for f in (lambda value: value, lambda value: jnp.exp(2 * value)):
-        found, expected = (
-            jax.vmap(jax.value_and_grad(lambda params, f=f, m=m: f(m(params))))(many)
-            for m in (by_parts, mean)
-        )
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12)
-        jax.tree.map(close, found, expected)
     one = jax.tree.map(lambda leaf: leaf[0], many)
-    close(by_parts(one), mean(one))
+
+    def values(m):
+        slopes = lambda f: jax.vmap(jax.value_and_grad(lambda params: f(m(params))))(many)
+        return slopes(lambda value: value), slopes(lambda value: jnp.exp(2 * value)), m(one)
+
+    found, expected = jax.jit(lambda: (values(by_parts), values(mean)))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
 
 
 def test_parts_that_are_none_are_named():
