@@ -296,7 +296,9 @@ def computing():
 def run_tests(table, caches, jobs, deadline, flags):
     log = LOGS / "tests.log"
     pytest = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *computing()]
-    pytest += ["-n", str(jobs), "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
+    # Half of the processors at least: tests compile more than they compute.
+    jobs = str(max(jobs, (os.cpu_count() or 2) // 2))
+    pytest += ["-n", jobs, "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
     pytest += ["-p", "tf32"] if "--tf32" in flags else []
 
     def done(name, seconds, status):
