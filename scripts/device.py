@@ -67,6 +67,11 @@ def committed(path):
             yield "".join(cell["source"]), [line for text in texts for line in lines(text)]
 
 
+def in_order(printed):
+    """Claims last: a notebook keeps what is printed between them in one piece."""
+    return sorted(printed, key=lambda line: line.startswith(("✓", "✗")))
+
+
 def draw():
     """Draws what the notebook would, without keeping it."""
     import matplotlib.pyplot as plt
@@ -141,7 +146,7 @@ def run_page(path, target):
         report["seconds"].append(round(time.perf_counter() - start, 2))
         if error:
             report["errors"].append(f"cell {number}: {error}")
-        for old, new in zip_longest(before, after, fillvalue="(nothing)"):
+        for old, new in zip_longest(in_order(before), in_order(after), fillvalue="(nothing)"):
             if old != new:
                 report["differ"].append(f"cell {number}: {old}  ->  {new}")
         report["processor"] = time.process_time()
