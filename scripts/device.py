@@ -22,6 +22,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -163,28 +164,35 @@ def in_turn(commands, jobs, deadline, done, limit=float("inf")):
     each ends; the status is None where time was up. What waits at the deadline does not start.
     """
     waiting, running = list(commands), {}
-    while waiting or running:
-        now = time.perf_counter()
-        while waiting and len(running) < jobs and now < deadline:
-            name, arguments, extra, log = waiting.pop(0)
-            with open(log, "w", encoding="utf-8") as out:
-                running[name] = (
-                    now,
-                    subprocess.Popen(
-                        arguments, cwd=ROOT, env=os.environ | extra, stdout=out, stderr=out
-                    ),
-                )
-        for name, (start, process) in list(running.items()):
-            late = now > min(deadline, start + limit)
-            if process.poll() is None and late:
-                process.kill()
-                process.wait()
-            if process.poll() is not None:
-                del running[name]
-                done(name, time.perf_counter() - start, None if late else process.returncode)
-        if not running and now > deadline:
-            return
-        time.sleep(0.1)
+    try:
+        while running or (waiting and time.perf_counter() < deadline):
+            while waiting and len(running) < jobs and time.perf_counter() < deadline:
+                name, arguments, extra, log = waiting.pop(0)
+                with open(log, "w", encoding="utf-8") as out:
+                    running[name] = time.perf_counter(), subprocess.Popen(
+                        arguments, cwd=ROOT, env=os.environ | extra, stdout=out, stderr=out,
+                        process_group=0,
+                    )  # fmt: skip
+            for name, (start, process) in list(running.items()):
+                late = process.poll() is None and time.perf_counter() > min(deadline, start + limit)
+                if late:
+                    end(process)
+                if process.poll() is not None:
+                    del running[name]
+                    done(name, time.perf_counter() - start, None if late else process.returncode)
+            time.sleep(0.1)
+    finally:
+        for _, process in running.values():
+            end(process)
+
+
+def end(process):
+    """Ends a process and those that it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
 
 
 class Table:
@@ -288,7 +296,9 @@ def computing():
 def run_tests(table, caches, jobs, deadline, flags):
     log = LOGS / "tests.log"
     pytest = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *computing()]
-    pytest += ["-n", str(jobs), "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
+    # Half of the processors at least: tests compile more than they compute.
+    jobs = str(max(jobs, (os.cpu_count() or 2) // 2))
+    pytest += ["-n", jobs, "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
     pytest += ["-p", "tf32"] if "--tf32" in flags else []
 
     def done(name, seconds, status):
@@ -353,7 +363,7 @@ def run(options, flags):
     command = " ".join(["python scripts/device.py", *sys.argv[1:]])
     table.about = records.provenance(command, **{"at once": jobs})
     table.about.pop("peak MiB")  # not that of the pages
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         caches = Path(folder)
         if pages:
             for name in ["cold"] if options.once or flags else ["cold", "warm"]:

@@ -1,6 +1,6 @@
 """The forward pass against sums written out token by token."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_one_layer_is_the_double_loop():
     for n, token in ((1, 2), (3, 4), (5, 3)):
         context, query = a_matrix(1, n, token), a_matrix(2, token)
         layer = a_layer(3, token)
-        after = attention.linear_attention(layer, tokens.Prompt(context, query))
+        after = jax.jit(attention.linear_attention)(layer, tokens.Prompt(context, query))
         expected = attend(layer, *in_numpy((context, query)))
         np.testing.assert_allclose(after.context, expected[0], rtol=1e-12)
         np.testing.assert_allclose(after.query, expected[1], rtol=1e-12)
@@ -79,6 +79,10 @@ def test_without_layers_the_prediction_is_where_it_starts():
     np.testing.assert_array_equal(attention.predict([], task), [0, 0])
 
 
+roll_out = jax.jit(attention.roll_out, static_argnums=2)
+gradient_descent = jax.jit(descent.gradient_descent, static_argnums=4)
+
+
 @pytest.mark.parametrize("damping", [None, 0.3])
 def test_roll_out_is_the_loop_that_moves_labels_only(damping):
     n, d, m, steps = 4, 3, 2, 5
@@ -93,19 +97,19 @@ def test_roll_out_is_the_loop_that_moves_labels_only(damping):
         query[d:] += strength * (query_after - query)[d:]
         expected.append(-query[d:])
     given_damping = {} if damping is None else {"damping": damping}
-    path = attention.roll_out(layer, task, steps, **given_damping)
+    path = roll_out(layer, task, steps, **given_damping)
     np.testing.assert_allclose(path, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_roll_out_of_the_construction_is_damped_gradient_descent():
     n, d, m, eta = 6, 3, 2, 0.4
     task = a_task(2, n, d, m)
-    layer = constructions.gradient_step(eta, n, jnp.zeros((m, d)))
-    path = descent.gradient_descent(jnp.zeros((m, d)), task.x, task.y, 0.75 * eta, 8)
-    rolled = attention.roll_out(layer, task, 8, damping=0.75)
+    layer = jax.jit(constructions.gradient_step, static_argnums=1)(eta, n, jnp.zeros((m, d)))
+    path = gradient_descent(jnp.zeros((m, d)), task.x, task.y, 0.75 * eta, 8)
+    rolled = roll_out(layer, task, 8, damping=0.75)
     np.testing.assert_allclose(rolled, path @ task.x_query, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(
-        attention.roll_out(layer, task, 3)[-1], attention.predict([layer] * 3, task), rtol=1e-12
+        roll_out(layer, task, 3)[-1], attention.predict([layer] * 3, task), rtol=1e-12
     )
 
 
@@ -154,14 +158,14 @@ def attend_softmax(layer, context, query):
 
 
 def a_pair(seed, token):
-    return jax.tree.map(lambda *w: jnp.stack(w), a_layer(seed, token), a_layer(seed + 1, token))
+    return jax.tree.map(lambda *w: np.stack(w), a_layer(seed, token), a_layer(seed + 1, token))
 
 
 @pytest.mark.parametrize("n, token", [(1, 2), (3, 4), (5, 3)])
 def test_softmax_layer_is_the_double_loop(n, token):
     context, query = a_matrix(1, n, token), a_matrix(2, token)
     layer = a_layer(3, token)
-    after = attention.softmax_attention(layer, tokens.Prompt(context, query))
+    after = jax.jit(attention.softmax_attention)(layer, tokens.Prompt(context, query))
     expected = attend_softmax(layer, *in_numpy((context, query)))
     np.testing.assert_allclose(after.context, expected[0], rtol=1e-11)
     np.testing.assert_allclose(after.query, expected[1], rtol=1e-11)
@@ -172,8 +176,10 @@ def test_heads_add_up(kind):
     context, query, pair = a_matrix(1, 3, 4), a_matrix(2, 4), a_pair(3, 4)
     ours = {"linear": attention.linear_attention, "softmax": attention.softmax_attention}[kind]
     loop = {"linear": attend, "softmax": attend_softmax}[kind]
-    after = attention.multi_head(ours, pair, tokens.Prompt(context, query))
-    one, two = (loop(a_layer(seed, 4), *in_numpy((context, query))) for seed in (3, 4))
+    multi_head = jax.jit(attention.multi_head, static_argnums=0)
+    after = multi_head(ours, pair, tokens.Prompt(context, query))
+    context, query = in_numpy((context, query))
+    one, two = (loop(a_layer(seed, 4), context, query) for seed in (3, 4))
     np.testing.assert_allclose(after.context, one[0] + two[0] - context, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(after.query, one[1] + two[1] - query, rtol=1e-10, atol=1e-12)
 
@@ -192,7 +198,7 @@ def test_layer_norm_is_the_sum_written_out():
     expected = [
         norm.scale[i] * (e[i] - mean) / (variance + 1e-5) ** 0.5 + norm.offset[i] for i in range(4)
     ]
-    np.testing.assert_allclose(attention.layer_norm(norm, jnp.asarray(e)), expected, rtol=1e-12)
+    np.testing.assert_allclose(attention.layer_norm(norm, jax.device_put(e)), expected, rtol=1e-12)
 
 
 def test_a_constant_token_is_normalised_to_the_offset():
@@ -242,7 +248,7 @@ def test_features_are_the_formula_token_by_token():
     weights = random_features(0)
     task = a_task(9, 4, 2, 1)
     prompt = tokens.join(task)
-    found = attention.features(weights, prompt)
+    found = jax.jit(attention.features)(weights, prompt)
     w = in_numpy(weights)
 
     def by_hand(e):
@@ -251,7 +257,7 @@ def test_features_are_the_formula_token_by_token():
         gelu = 0.5 * z * (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z**3)))
         return inside + w.out @ gelu + w.out_bias
 
-    for row, e in zip(found.context, np.array(prompt.context), strict=True):
+    for row, e in zip(*in_numpy((found.context, prompt.context)), strict=True):
         np.testing.assert_allclose(row, by_hand(e), rtol=1e-12)
     np.testing.assert_allclose(found.query, by_hand(np.array(prompt.query)), rtol=1e-12)
 
@@ -265,7 +271,7 @@ def composed(weights, layer, task):
 def test_prediction_from_the_query_side_is_the_composition(n, d):
     """Value and every derivative, to rounding; two tasks, whose gradients are scaled apart."""
     weights, layer = random_features(0, d + 1), a_layer(7, 4)
-    batch = jax.tree.map(lambda *two: jnp.stack(two), a_task(9, n, d, 1), a_task(11, n, d, 1))
+    batch = jax.tree.map(lambda *two: np.stack(two), a_task(9, n, d, 1), a_task(11, n, d, 1))
 
     def value(predict, weights, layer, batch):
         each = jax.vmap(lambda task: predict(weights, layer, task))(batch)
@@ -311,26 +317,37 @@ SHORT = {
 }
 
 
+def a_stack(depth):
+    """Layers of small weights, and three tasks."""
+    layers = [
+        jax.tree.map(lambda weight: np.array(weight) / 4, a_layer(i, 5)) for i in range(depth)
+    ]
+    batch = jax.tree.map(lambda *each: np.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
+    return jax.device_put((layers, batch))
+
+
+@cache
+def through_the_layers(depth, clip):
+    whole = each_task(partial(attention.predict, clip=clip))
+    return values_and_gradients(whole, *a_stack(depth))
+
+
 @pytest.mark.parametrize("form", list(SHORT))
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_short_forms_are_the_layers(form, depth):
     """Value and every derivative, for several outputs, against the layers one by one."""
     short, clip = SHORT[form]
-    layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(depth)]
-    batch = jax.tree.map(lambda *each: jnp.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
-    whole = each_task(partial(attention.predict, clip=clip))
-    found, expected = (values_and_gradients(p, layers, batch) for p in (short, whole))
+    found = values_and_gradients(short, *a_stack(depth))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
-    jax.tree.map(close, found, expected)
+    jax.tree.map(close, found, through_the_layers(depth, clip))
     if clip is not None:
-        free = values_and_gradients(each_task(attention.predict), layers, batch)
+        free = through_the_layers(depth, None)
         assert not np.allclose(free[0][1], found[0][1])
 
 
 def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
     """What is lowered for a GPU, run here."""
-    layers = [jax.tree.map(lambda weight: weight / 4, a_layer(i, 5)) for i in range(3)]
-    batch = jax.tree.map(lambda *each: jnp.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
+    layers, batch = a_stack(3)
     here = values_and_gradients(by_batch, layers, batch)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *ab, cpu, default: default(*ab))
     there = values_and_gradients(by_batch, layers, batch)
@@ -340,8 +357,8 @@ def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
 
 def test_xla_leaves_the_products_of_a_batch_apart():
     """Merged into one another they would take a hundred times longer: see it, not the clock."""
-    layers = [attention.products(a_layer(i, 5)) for i in range(3)]
-    batch = jax.tree.map(lambda *each: jnp.stack(each), *(a_task(i, 6, 3, 2) for i in (9, 11, 13)))
+    layers, batch = a_stack(3)
+    layers = [attention.products(layer) for layer in layers]
     compiled = jax.jit(attention.predict_batch).lower(layers, batch).compile()
     assert compiled.as_text().count(" call(") == 2 * 2  # two for each layer but the last
 

@@ -86,7 +86,7 @@ def test_balance_changes_the_scale_and_not_the_layer(d, m, sign):
     layer = a_layer(3, d + m)
     key, query = in_numpy((layer.key, layer.query))
     flip = sign * np.sign(np.trace((key.T @ query)[:d, :d]))  # a negative trace is balanced too
-    layer = layer._replace(query=jnp.asarray(flip * query))
+    layer = layer._replace(query=jax.device_put(flip * query))
     kq, pv = in_numpy(balance(layer, d))
     assert np.mean([kq[i, i] for i in range(d)]) == pytest.approx(1)
     before = in_numpy(products(layer))

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from icl_gd import corpus
 
-LIBRARY = corpus.standard_library()
+
+@pytest.fixture(scope="module")
+def library():
+    """That of the running Python."""
+    return corpus.standard_library()
 
 
 @pytest.fixture
@@ -47,12 +51,12 @@ def test_missing_sources_are_named(tmp_path):
     assert len(corpus.standard_library(tmp_path).training) == 18
 
 
-def test_the_running_python_has_a_corpus():
-    assert sum(map(len, LIBRARY.training.values())) > 2_000_000
-    assert sum(map(len, LIBRARY.held_out.values())) > 100_000
-    assert not LIBRARY.training.keys() & LIBRARY.held_out.keys()
-    assert {"argparse", "inspect"} <= LIBRARY.training.keys() | LIBRARY.held_out.keys()
-    assert not any(b"\0" in text for part in LIBRARY for text in part.values())
+def test_the_running_python_has_a_corpus(library):
+    assert sum(map(len, library.training.values())) > 2_000_000
+    assert sum(map(len, library.held_out.values())) > 100_000
+    assert not library.training.keys() & library.held_out.keys()
+    assert {"argparse", "inspect"} <= library.training.keys() | library.held_out.keys()
+    assert not any(b"\0" in text for part in library for text in part.values())
 
 
 def plain_pairs(text, merges):
@@ -85,8 +89,8 @@ def test_pairs_are_those_of_a_plain_encoder(text):
     np.testing.assert_array_equal(corpus.encode(text, found), tokens)
 
 
-def test_pairs_of_source_are_those_of_a_plain_encoder():
-    text = LIBRARY.held_out[next(iter(LIBRARY.held_out))][:3000]
+def test_pairs_of_source_are_those_of_a_plain_encoder(library):
+    text = library.held_out[next(iter(library.held_out))][:3000]
     pairs, tokens = plain_pairs(text, 30)
     np.testing.assert_array_equal(corpus.byte_pairs(text, 30), pairs)
     np.testing.assert_array_equal(corpus.encode(text, np.array(pairs)), tokens)

@@ -314,6 +314,26 @@ def test_what_takes_too_long_is_ended(tmp_path, how):
     assert time.perf_counter() - start < 60
 
 
+def test_an_interrupted_run_leaves_nothing_running(tmp_path):
+    """Nor what its commands have started."""
+    note = f"from pathlib import Path\nimport sys, subprocess, time\nat = Path({str(tmp_path)!r})\n"
+    wait = "while not (at / '{}').exists(): time.sleep(0.01)\n"
+    inner = note + "(at / 'up').touch()\n" + wait.format("go") + "(at / 'over').touch()"
+    outer = note + f"subprocess.run([sys.executable, '-c', {inner!r}])"
+    commands = [("starts another", outer), ("waits for that", note + wait.format("up"))]
+
+    def interrupt(*end):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commands = [(name, started(code), {}, tmp_path / "log") for name, code in commands]
+        device.in_turn(commands, 2, float("inf"), interrupt)
+    (tmp_path / "go").touch()
+    time.sleep(1)
+    assert (tmp_path / "up").exists()
+    assert not (tmp_path / "over").exists()
+
+
 # Tests.
 
 ENDED = """\

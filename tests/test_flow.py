@@ -41,7 +41,7 @@ def all_sequences(starts, length):
     circle = np.exp(2j * np.pi * np.arange(roots) / roots)
     phases = np.array(list(product(circle, repeat=d)))
     turns = phases[:, None, :] ** np.arange(length)[:, None]
-    return jnp.asarray(np.concatenate([x * turns for x in starts]))
+    return jax.device_put(np.concatenate([x * turns for x in starts]))
 
 
 @jax.jit
@@ -54,13 +54,13 @@ def through_the_layer(layer, sequences):
 
 def a_layer(seed, d):
     draw = np.random.default_rng(seed).normal
-    matrix = lambda *shape: jnp.asarray(draw(size=shape) + 1j * draw(size=shape))
+    matrix = lambda *shape: jax.device_put(draw(size=shape) + 1j * draw(size=shape))
     return Products(matrix(2 * d, 2 * d), matrix(d, 2 * d))
 
 
 def some_blocks(seed, d):
     draw = np.random.default_rng(seed).normal
-    return Products(jnp.asarray(draw(size=(d, d))), jnp.asarray(draw(size=(d, d))))
+    return Products(jax.device_put(draw(size=(d, d))), jax.device_put(draw(size=(d, d))))
 
 
 @jax.jit
@@ -285,7 +285,7 @@ def test_off_diagonals_have_no_gradient_if_odd_moments_vanish():
 @pytest.mark.parametrize("length, d, chunk", [(3, 1, 2), (6, 2, 3), (9, 3, 6)])
 def test_sampled_quartic_is_the_loss_on_those_sequences(length, d, chunk):
     draw = np.random.default_rng(0).normal
-    x = jnp.asarray(draw(size=(6, length, d)) + 1j * draw(size=(6, length, d)))
+    x = jax.device_put(draw(size=(6, length, d)) + 1j * draw(size=(6, length, d)))
     q, layer = sampled_quartic(x, chunk), a_layer(1, d)
     (loss, slope), (direct, slope_of_direct) = (
         quartic_and_slope(layer, q),

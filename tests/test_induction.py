@@ -13,6 +13,9 @@ LAYERS, HEADS, SIZE, WIDTH, REACH, VOCABULARY = 2, 3, 2, 5, 7, 4
 SEQUENCE = jnp.array([0, 3, 1, 3, 2, 1])
 
 
+run = jax.jit(induction.run)
+
+
 def a_model(seed=0, smeared=False):
     draw = lambda i, *shape: a_matrix(10 * seed + i, *shape)
     inward = (draw(i, LAYERS, HEADS, SIZE, WIDTH) for i in range(3))
@@ -59,24 +62,22 @@ def written_out(model, sequence, keep=None, instead=None, given=None):
 @pytest.mark.parametrize("smeared", [False, True])
 def test_forward_pass_is_the_one_written_out(smeared):
     model = a_model(1, smeared)
-    for found, expected in zip(
-        induction.run(model, SEQUENCE), written_out(model, SEQUENCE), strict=True
-    ):
+    for found, expected in zip(run(model, SEQUENCE), written_out(model, SEQUENCE), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_attention_is_causal_and_sums_to_one():
     model = a_model(2)
-    pattern = induction.run(model, SEQUENCE).patterns
-    np.testing.assert_allclose(pattern.sum(-1), 1, rtol=1e-14)
+    pattern = run(model, SEQUENCE).patterns
+    np.testing.assert_allclose(np.sum(pattern, -1), 1, rtol=1e-14)
     assert (np.triu(pattern, 1) == 0).all()
-    before = induction.run(model, SEQUENCE[:4]).logits
-    np.testing.assert_allclose(induction.run(model, SEQUENCE).logits[:4], before, rtol=1e-12)
+    before = run(model, SEQUENCE[:4]).logits
+    np.testing.assert_allclose(run(model, SEQUENCE).logits[:4], before, rtol=1e-12)
 
 
 def test_sequence_may_be_as_long_as_the_bias_and_not_longer():
     model, long = a_model(3), jnp.zeros(REACH + 1, int)
-    assert induction.run(model, long[:REACH]).logits.shape == (REACH, VOCABULARY)
+    assert run(model, long[:REACH]).logits.shape == (REACH, VOCABULARY)
     with pytest.raises(ValueError, match="context must be between 1 and 7, got 8"):
         induction.run(model, long)
 
@@ -84,15 +85,15 @@ def test_sequence_may_be_as_long_as_the_bias_and_not_longer():
 def test_a_head_that_smears_nothing_is_one_that_does_not_smear():
     model = a_model(4)
     keeps = model._replace(heads=model.heads._replace(smear=jnp.full((LAYERS, HEADS), 50.0)))
-    same = induction.run(keeps, SEQUENCE).logits
-    np.testing.assert_allclose(induction.run(model, SEQUENCE).logits, same, rtol=1e-12)
+    same = run(keeps, SEQUENCE).logits
+    np.testing.assert_allclose(run(model, SEQUENCE).logits, same, rtol=1e-12)
 
 
 def test_ablation_keeps_shares_of_what_heads_write():
     model = a_model(5)
     keep = np.array([[1.0, 0.0, 0.3], [0.0, 1.0, 0.7]])
     instead = np.asarray(a_matrix(50, LAYERS, HEADS, len(SEQUENCE), WIDTH))
-    found = induction.run(model, SEQUENCE, Ablation(jnp.asarray(keep), jnp.asarray(instead)))
+    found = run(model, SEQUENCE, Ablation(jax.device_put(keep), jax.device_put(instead)))
     for one, other in zip(found, written_out(model, SEQUENCE, keep, instead), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
@@ -101,7 +102,7 @@ def test_ablation_may_hold_the_patterns():
     model = a_model(6)
     keep, instead = np.eye(LAYERS, HEADS), np.zeros((LAYERS, HEADS, len(SEQUENCE), WIDTH))
     given = np.tril(np.abs(a_matrix(60, LAYERS, HEADS, len(SEQUENCE), len(SEQUENCE))))
-    found = induction.run(model, SEQUENCE, Ablation(*map(jnp.asarray, (keep, instead, given))))
+    found = run(model, SEQUENCE, Ablation(*map(jax.device_put, (keep, instead, given))))
     np.testing.assert_array_equal(found.patterns, given)
     expected, _, _ = written_out(model, SEQUENCE, keep, instead, given)
     np.testing.assert_allclose(found.logits, expected, rtol=1e-10, atol=1e-12)
@@ -109,22 +110,24 @@ def test_ablation_may_hold_the_patterns():
 
 def test_circuits_are_products_of_weights():
     heads = a_model(7).heads
-    qk, ov = induction.qk_circuit(heads), induction.ov_circuit(heads)
+    circuits = jax.jit(lambda heads: (induction.qk_circuit(heads), induction.ov_circuit(heads)))
+    qk, ov = in_numpy(circuits(heads))
     for l in range(LAYERS):
         for h in range(HEADS):
-            q, k, v, o = (np.asarray(w[l, h]) for w in heads[:4])
+            q, k, v, o = (np.asarray(w)[l, h] for w in heads[:4])
             np.testing.assert_allclose(qk[l, h], q.T @ k / SIZE**0.5, rtol=1e-12)
             np.testing.assert_allclose(ov[l, h], o @ v, rtol=1e-12)
     one_layer = jax.tree.map(lambda w: w[1], heads)
-    np.testing.assert_allclose(induction.qk_circuit(one_layer), qk[1], rtol=1e-12)
-    np.testing.assert_allclose(induction.ov_circuit(one_layer), ov[1], rtol=1e-12)
+    one_qk, one_ov = circuits(one_layer)
+    np.testing.assert_allclose(one_qk, qk[1], rtol=1e-12)
+    np.testing.assert_allclose(one_ov, ov[1], rtol=1e-12)
 
 
 def test_circuits_say_what_a_layer_does():
     """Scores from QK and results from OV, without the four matrices."""
     model = a_model(8)
     heads = jax.tree.map(lambda w: w[:1], model.heads)
-    trace = induction.run(model._replace(heads=heads), SEQUENCE)
+    trace = run(model._replace(heads=heads), SEQUENCE)
     stream, distance = model.embed.T[SEQUENCE], np.subtract.outer(np.arange(6), np.arange(6))
     scores = stream @ induction.qk_circuit(heads)[0] @ stream.T
     scores = np.where(distance < 0, -np.inf, scores + heads.bias[0][:, np.abs(distance)])
@@ -137,5 +140,5 @@ def test_circuits_say_what_a_layer_does():
 
 def test_models_batch():
     models = jax.tree.map(lambda *w: jnp.stack(w), a_model(1), a_model(2))
-    logits = jax.vmap(lambda m: induction.run(m, SEQUENCE).logits)(models)
-    np.testing.assert_allclose(logits[1], induction.run(a_model(2), SEQUENCE).logits, rtol=1e-11)
+    logits = jax.vmap(lambda m: run(m, SEQUENCE).logits)(models)
+    np.testing.assert_allclose(logits[1], run(a_model(2), SEQUENCE).logits, rtol=1e-11)

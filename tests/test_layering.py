@@ -1,6 +1,7 @@
 """Modules import only those above them, and nothing is public that nobody calls."""
 
 import ast
+from functools import cache
 from itertools import chain
 
 import pytest
@@ -69,6 +70,17 @@ def uses(tree):
             yield from ((node.module.split(".")[1], alias.name) for alias in node.names)
 
 
+USES = {name: set(uses(tree)) for name, tree in TREES.items()}
+
+
+@cache
+def used_outside():
+    """What chapters and scripts take from the package."""
+    scripts = (ast.parse(path.read_text("utf-8")) for path in (ROOT / "scripts").glob("*.py"))
+    chapters = chain.from_iterable(code(page) for page in PAGES)
+    return set(chain.from_iterable(map(uses, chain(chapters, scripts))))
+
+
 def names(node):
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
@@ -88,10 +100,7 @@ each_public = pytest.mark.parametrize(
 @each_public
 def test_what_is_public_is_used(module, node):
     """By a chapter, a script or another module; or by what stands beside it and is used itself."""
-    scripts = (ast.parse(path.read_text("utf-8")) for path in (ROOT / "scripts").glob("*.py"))
-    chapters = chain.from_iterable(code(page) for page in PAGES)
-    others = (tree for name, tree in TREES.items() if name != module)
-    used = set(chain.from_iterable(map(uses, chain(chapters, scripts, others))))
+    used = used_outside().union(*(USES[name] for name in TREES if name != module))
     beside = {n for other in TREES[module].body if other is not node for n in names(other)}
     assert (module, node.name) in used or node.name in beside
 

@@ -105,7 +105,7 @@ def test_induction_head_matches_prefixes_and_copies():
 def test_prefix_matching_of_a_uniform_head():
     uniform = np.tri(101) / np.arange(1, 102)[:, None]
     expected = np.mean([((i - 1) // 25) / (i + 1) for i in range(26, 101)])
-    found = measures.prefix_matching(jnp.asarray(uniform), REPEATED)
+    found = measures.prefix_matching(jax.device_put(uniform), REPEATED)
     assert found == pytest.approx(expected, rel=1e-12)
     assert 0.02 < expected < 0.04
 
@@ -130,7 +130,7 @@ def test_prefix_matching_counts_by_token():
     total = np.zeros(2)
     for i, places in {2: [2], 4: [2, 3], 5: [4], 6: [4, 6]}.items():
         total += patterns[:, i, places].sum(-1)
-    found = measures.prefix_matching(jnp.asarray(patterns), jnp.asarray(sequence))
+    found = measures.prefix_matching(jax.device_put(patterns), jax.device_put(sequence))
     np.testing.assert_allclose(found, total / 4, rtol=1e-12)
 
 
@@ -187,7 +187,7 @@ def test_induction_circuit_knows_nothing_and_then_everything():
 @pytest.mark.parametrize("tokens_, late, early", [(512, 500, 50), (64, 62, 6), (11, 10, 1)])
 def test_in_context_score_is_a_difference_of_two_tokens(tokens_, late, early):
     losses = np.random.default_rng(0).normal(size=(3, tokens_ - 1))
-    found = measures.in_context_score(jnp.asarray(losses))
+    found = measures.in_context_score(jax.device_put(losses))
     np.testing.assert_allclose(found, losses[:, late - 1] - losses[:, early - 1], rtol=1e-12)
 
 

@@ -1,6 +1,7 @@
 """Each notebook is its text, executed: in step, in order, without errors or a machine's traces."""
 
 import re
+from functools import cache
 
 import nbformat
 import notebooks
@@ -15,6 +16,7 @@ MACHINE = re.compile(
 )
 
 
+@cache
 def committed(page):
     return nbformat.read(page.with_suffix(".ipynb"), as_version=4)
 

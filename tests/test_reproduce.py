@@ -9,7 +9,7 @@ import optax
 import pytest
 import reproduce
 
-from icl_gd import attention, descent, measures, records, tasks, tokens, training
+from icl_gd import attention, descent, measures, records, setup, tasks, tokens, training
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +197,7 @@ def test_sine_step_is_descent_on_the_features():
 
     key = jax.random.key(5)
     (value, grads), (expected, slopes) = (
-        jax.value_and_grad(f)(weights) for f in (lambda w: run.loss(w, key), by_descent)
+        jax.jit(jax.value_and_grad(f))(weights) for f in (lambda w: run.loss(w, key), by_descent)
     )
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
@@ -218,7 +218,7 @@ def test_deep_stacks_train_on_the_layers_one_after_another(depth, recurrent):
 
     key = jax.random.key(5)
     (value, grads), (expected, slopes) = (
-        jax.value_and_grad(f)(layers) for f in (lambda w: run.loss(w, key), composed)
+        jax.jit(jax.value_and_grad(f))(layers) for f in (lambda w: run.loss(w, key), composed)
     )
     assert value != pytest.approx(5 / 12, rel=0.02)  # the layers predict something
     np.testing.assert_allclose(value, expected, rtol=1e-4)
@@ -237,12 +237,17 @@ def test_each_seed_is_its_own_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", list(reproduce.RUNS))
 def test_each_run_starts(name, tmp_path, monkeypatch):
-    """Every long run can be built, measured and recorded, at a few steps."""
-    run = reproduce.RUNS[name]()
-    assert run.steps % run.stretches == 0 and run.steps // run.stretches % run.every == 0
-    short = run._replace(steps=2, every=1, stretches=1)
-    (tmp_path / "recorded").mkdir()
-    reproduce.make(name, short, tmp_path / "recorded", tmp_path / "unfinished")
+    """Every long run can be built, measured and recorded: a few steps of two seeds.
+
+    In single precision, as the script runs them.
+    """
+    with setup.x64(False):
+        run = reproduce.RUNS[name]()
+        assert run.steps % run.stretches == 0 and run.steps // run.stretches % run.every == 0
+        params = jax.tree.map(lambda leaf: leaf[:2], run.params)
+        short = run._replace(params=params, keys=run.keys[:2], steps=2, every=1, stretches=1)
+        (tmp_path / "recorded").mkdir()
+        reproduce.make(name, short, tmp_path / "recorded", tmp_path / "unfinished")
     stored = (tmp_path / "recorded" / f"{name}.json").stat().st_size
     assert stored < 2e6
 

@@ -1,22 +1,25 @@
 """Sequences, pairs of tokens, causal attention and the running step, written out entry by entry."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import in_numpy
 
 from icl_gd import attention, constructions, descent, tasks, tokens
 from icl_gd.attention import Products
 
-FORMS = attention.causal_quadratic, attention.causal_prefix, attention.causal_recurrent
+FORMS = [
+    jax.jit(form)
+    for form in (attention.causal_quadratic, attention.causal_prefix, attention.causal_recurrent)
+]
+running_step = jax.jit(descent.running_step)
 STARTS = jax.random.normal, tasks.one_hot_start, tasks.sign_start, tasks.ones_start
 
 
 def some(seed, *shape):
     draw = np.random.default_rng(seed).normal
-    return jnp.asarray(draw(size=shape) + 1j * draw(size=shape))
+    return jax.device_put(draw(size=shape) + 1j * draw(size=shape))
 
 
 # Tasks.
@@ -24,7 +27,8 @@ def some(seed, *shape):
 
 @pytest.mark.parametrize("start", STARTS)
 def test_every_token_is_the_one_before_turned(start):
-    x = tasks.autoregressive(jax.random.key(0), 6, 3, start)
+    draw = jax.jit(lambda key: tasks.autoregressive(key, 6, 3, start))
+    x = in_numpy(draw(jax.random.key(0)))
     assert x.shape == (6, 3)
     moving = np.abs(x[0]) > 0
     turns = x[1:, moving] / x[:-1, moving]
@@ -34,7 +38,7 @@ def test_every_token_is_the_one_before_turned(start):
 
 
 def test_phases_are_uniform_and_independent():
-    draw = jax.vmap(lambda key: tasks.autoregressive(key, 2, 2, tasks.ones_start)[1])
+    draw = jax.jit(jax.vmap(lambda key: tasks.autoregressive(key, 2, 2, tasks.ones_start)[1]))
     w = np.asarray(draw(jax.random.split(jax.random.key(1), 20_000)))
     four = 4 / np.sqrt(20_000)
     for power in (w, w**2, w**3, w[:, :1] * w[:, 1:], w[:, :1] * w[:, 1:].conj()):
@@ -44,7 +48,7 @@ def test_phases_are_uniform_and_independent():
 def test_starts_have_their_law():
     keys = jax.random.split(jax.random.key(2), (3, 12_000))
     hot, signs, ones = (
-        np.asarray(jax.vmap(lambda key, start=start: start(key, (3,)))(some))
+        np.asarray(jax.jit(jax.vmap(lambda key, start=start: start(key, (3,))))(some))
         for start, some in zip(STARTS[1:], keys, strict=True)
     )
     outcomes, counts = np.unique(hot, axis=0, return_counts=True)
@@ -79,7 +83,8 @@ def test_a_pair_holds_a_token_and_the_one_before():
 
 def by_definition(layer, e):
     """PV E_t E_t^* KQ e_t / (t - 1), with columns, for t = 2..T."""
-    columns, predictions = np.array(e).T, []
+    layer, e = in_numpy((layer, e))
+    columns, predictions = e.T, []
     for t in range(2, len(e) + 1):
         seen = columns[:, :t]
         seen = layer.pv @ seen @ seen.conj().T @ layer.kq @ columns[:, t - 1]
@@ -117,7 +122,8 @@ def test_causal_weights_fit(unchecked, form, shapes, name):
 
 def test_blocks_stand_where_they_should():
     a, b = some(0, 2, 2), some(1, 2, 2)
-    layer = constructions.embed_blocks(Products(a, b))
+    layer = in_numpy(jax.jit(constructions.embed_blocks)(Products(a, b)))
+    a, b = in_numpy((a, b))
     for i in range(4):
         for j in range(4):
             assert layer.kq[i, j] == (a[i - 2, j] if i >= 2 and j < 2 else 0)
@@ -147,7 +153,8 @@ def test_the_layer_takes_the_running_step(form):
     layer = constructions.autoregressive_step(0.6, -0.5, 3)
     layer = jax.tree.map(lambda w: w.astype(complex), layer)
     predictions = form(layer, tokens.pair(x))
-    for t, w in zip(range(2, 8), descent.running_step(x, -0.3), strict=True):
+    x, predictions, steps = in_numpy((x, predictions, running_step(x, -0.3)))
+    for t, w in zip(range(2, 8), steps, strict=True):
         np.testing.assert_allclose(predictions[t - 2], w @ x[t - 1], rtol=1e-11)
 
 
@@ -158,9 +165,10 @@ def test_running_step_by_autodiff():
         gaps = [w @ x[i] - x[i + 1] for i in range(t - 1)]
         return sum(jnp.sum(jnp.abs(gap) ** 2) for gap in gaps) / (2 * (t - 1))
 
-    for t, w in zip(range(2, 7), descent.running_step(x, 0.7), strict=True):
-        slope = jax.grad(partial(loss, t=t))(jnp.zeros((2, 2), complex)).conj()
-        np.testing.assert_allclose(w, -0.7 * slope, rtol=1e-11)
+    start, times = jnp.zeros((2, 2), complex), range(2, 7)
+    slopes = jax.jit(lambda: [jax.grad(loss)(start, t) for t in times])()
+    for slope, w in zip(slopes, in_numpy(running_step(x, 0.7)), strict=True):
+        np.testing.assert_allclose(w, -0.7 * np.conj(slope), rtol=1e-11)
 
 
 def test_running_least_squares():

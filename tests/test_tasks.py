@@ -1,11 +1,15 @@
 """The laws that tasks are drawn from, by their moments, ranges and exact relations."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from icl_gd import tasks
+
+regression = jax.jit(tasks.regression, static_argnums=(1, 2, 3))
 
 
 def many(draw, count=4000):
@@ -107,7 +111,7 @@ def test_inputs_are_drawn_by_the_given_law():
 
 
 def test_same_key_same_task_other_key_other_task():
-    draw = lambda seed: tasks.regression(jax.random.key(seed), 3, 2)
+    draw = lambda seed: jax.tree.map(np.array, regression(jax.random.key(seed), 3, 2))
     for a, b, c in zip(draw(0), draw(0), draw(1), strict=True):
         np.testing.assert_array_equal(a, b)
         assert (a != c).all()
@@ -115,8 +119,9 @@ def test_same_key_same_task_other_key_other_task():
 
 @pytest.mark.parametrize("count", range(6))
 def test_first_labels_become_noise(count):
-    task = tasks.regression(jax.random.key(0), 5, 3, 2)
-    noisy = tasks.noisy_labels(jax.random.key(1), task, count)
+    task = regression(jax.random.key(0), 5, 3, 2)
+    noisy = jax.jit(tasks.noisy_labels, static_argnums=2)(jax.random.key(1), task, count)
+    task, noisy = jax.tree.map(np.array, (task, noisy))
     for name in ("x", "x_query", "y_query"):
         np.testing.assert_array_equal(getattr(noisy, name), getattr(task, name))
     assert noisy.y.shape == task.y.shape
@@ -136,13 +141,14 @@ def test_noise_is_standard_normal():
 
 
 def test_noise_keeps_the_precision_of_the_labels():
-    task = jax.tree.map(lambda a: a.astype(jnp.float32), tasks.regression(jax.random.key(0), 5, 3))
+    task = jax.eval_shape(lambda key: tasks.regression(key, 5, 3), jax.random.key(0))
+    task = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), task)
     assert tasks.noisy_labels(jax.random.key(1), task, 2).y.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("count", [-1, 6])
 def test_bad_count_is_named(count):
-    task = tasks.regression(jax.random.key(0), 5, 3)
+    task = regression(jax.random.key(0), 5, 3)
     with pytest.raises(ValueError, match=f"count must be between 0 and 5, got {count}"):
         tasks.noisy_labels(jax.random.key(1), task, count)
 
@@ -175,15 +181,17 @@ def test_bad_input_is_named(unchecked, function, change, error, message):
         getattr(tasks, function)(**{"key": jax.random.key(0), "n": 3, "d": 2, **change})
 
 
+@cache
 def waves(one_key):
     keys = jax.random.split(jax.random.key(7), 20_000)
-    return jax.vmap(lambda key: tasks.sine(key, 6, one_key))(keys)
+    draw = jax.jit(jax.vmap(lambda key: tasks.sine(key, 6, one_key)))
+    return jax.tree.map(np.asarray, draw(keys))
 
 
 def amplitude_and_phase(batch):
     """Solves y = A sin x + B cos x by least squares, in NumPy."""
     found = []
-    for x, y in zip(np.array(batch.x[:2000, :, 0]), np.array(batch.y[:2000, :, 0]), strict=True):
+    for x, y in zip(batch.x[:2000, :, 0], batch.y[:2000, :, 0], strict=True):
         sine, cosine = np.linalg.lstsq(np.stack([np.sin(x), np.cos(x)], 1), y)[0]
         found.append((np.hypot(sine, cosine), np.arctan2(cosine, sine)))
     return np.array(found).T
@@ -207,7 +215,7 @@ def test_query_lies_on_the_same_wave():
     for one_key in (False, True):
         batch = waves(one_key)
         amplitude, phase = amplitude_and_phase(batch)
-        wave = amplitude * np.sin(np.array(batch.x_query[:2000, 0]) + phase)
+        wave = amplitude * np.sin(batch.x_query[:2000, 0] + phase)
         np.testing.assert_allclose(batch.y_query[:2000, 0], wave, atol=1e-6)
 
 

@@ -333,7 +333,7 @@ def test_odd_map_is_what_changes_sign_with_the_labels(n, d):
 def test_odd_map_has_both_routes():
     kq, pv = np.arange(9.0).reshape(3, 3), np.array([[9.0, 9, 9], [9, 9, 9], [2, 3, 5]])
     # p_y Q = 5 [[0, 1], [3, 4]] and p_x q^T = (2, 3) (6, 7)^T
-    m = theory.odd_map(attention.Products(jnp.asarray(kq), jnp.asarray(pv)))
+    m = theory.odd_map(attention.Products(jax.device_put(kq), jax.device_put(pv)))
     np.testing.assert_array_equal(m, [[12, 19], [33, 41]])
 
 
@@ -375,7 +375,7 @@ def test_swapped_layer_closes_one_part_in_d_of_the_gap(n, d):
     v /= np.linalg.norm(v)
     kq, pv = np.zeros((2, d + 1, d + 1))
     kq[-1, :d], pv[-1, :d] = 2 * v, -eta / n / 2 * v
-    swapped = attention.Products(jnp.asarray(kq), jnp.asarray(pv))
+    swapped = attention.Products(jax.device_put(kq), jax.device_put(pv))
     found, slope = loss_and_slope(swapped, n, moments)
     assert found == pytest.approx(zero - (zero - best) / d)
     np.testing.assert_allclose(np.concatenate([slope.kq, slope.pv]), 0, atol=1e-12)

@@ -43,7 +43,7 @@ def test_clipped_adam_is_the_loop_in_numpy(settings):
     optimiser = training.clipped_adam(**settings)
     state, update = optimiser.init([jnp.zeros(3), jnp.zeros((2, 2))]), jax.jit(optimiser.update)
     for leaves, expected in zip(grads, adam(grads, learning_rate, clip), strict=True):
-        updates, state = update([jnp.asarray(g) for g in leaves], state)
+        updates, state = update(jax.device_put(leaves), state)
         for found, wanted in zip(updates, expected, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
@@ -144,7 +144,7 @@ SEEDS, STEPS, EVERY = 3, 6, 2
 
 def start():
     draw = np.random.default_rng(0).normal
-    return Params(jnp.asarray(draw(size=(SEEDS, 2))), jnp.asarray(draw(size=(SEEDS, 3))))
+    return Params(jax.device_put(draw(size=(SEEDS, 2))), jax.device_put(draw(size=(SEEDS, 3))))
 
 
 def optimiser():

@@ -201,13 +201,12 @@ def steps(ax: Axes, t, y, line, truth, curves, marks, answers, labels) -> Axes:
     ``answers`` hold one entry for each number of steps in ``labels``, darker for more.
     Raises ValueError if lengths disagree.
     """
+    curves, answers = np.asarray(curves), np.asarray(answers)
     _require.shape("curves", curves, (len(labels), len(line)))
     _require.shape("answers", answers, (len(labels), len(marks)))
     ax.plot(t, y, ".", color=ROLES["noise"]["color"], alpha=0.6, label="examples")
     ax.plot(line, truth, **ROLES["theory"], label="truth")
-    widest = np.ptp(
-        np.asarray(curves), axis=0
-    ).argmax()  # where curves are easiest to tell apart
+    widest = np.ptp(curves, axis=0).argmax()  # where they are easiest to tell apart
     for i, (curve, answer, label) in enumerate(
         zip(curves, answers, labels, strict=True)
     ):
@@ -261,7 +260,7 @@ def portrait(ax: Axes, flows, product: float, trained, reach: float) -> Axes:
     _require.positive("product", product)
     _require.positive("reach", reach)
     for path in (*flows, *trained):
-        _require.shape("path", path, (None, 2))
+        _require.shape("path", np.asarray(path), (None, 2))
     grey = ROLES["noise"]["color"]
     for path in flows:
         a, b = np.asarray(path).T
