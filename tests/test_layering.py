@@ -11,7 +11,7 @@ ORDER = [
     "tasks", "corpus", "tokens", "attention", "induction", "descent", "constructions",
     "theory", "flow", "training", "measures", "plots", "views", "claims", "records", "setup",
 ]  # fmt: skip
-PRIVATE = {"_precision", "_require"}  # used by all modules
+PRIVATE = ["_precision", "_require"]  # used by all modules
 PACKAGE = ROOT / "src" / "icl_gd"
 TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py")}
 
@@ -30,7 +30,7 @@ def imports(tree):
 
 
 def own(name):
-    return {m.split(".")[1] for m in imports(TREES[name]) if m.startswith("icl_gd.")} - PRIVATE
+    return {m.split(".")[1] for m in imports(TREES[name]) if m.startswith("icl_gd.")} - set(PRIVATE)
 
 
 def test_each_module_has_its_place():
