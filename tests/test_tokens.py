@@ -1,36 +1,38 @@
 """The layout of tokens, entry by entry."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import a_matrix, a_task
+from problems import a_matrix, a_task, in_numpy
 
 from icl_gd import tokens
 
 N, D, M = 4, 3, 2
 TASK = a_task(0, N, D, M)
+ENTRIES = in_numpy(TASK)
 
 
 def test_each_entry_of_the_context_stands_where_it_should():
-    context = tokens.join(TASK).context
+    context = in_numpy(tokens.join(TASK).context)
     assert context.shape == (N, D + M)
     for j in range(N):
         for i in range(D):
-            assert context[j, i] == TASK.x[j, i]
+            assert context[j, i] == ENTRIES.x[j, i]
         for i in range(M):
-            assert context[j, D + i] == TASK.y[j, i]
+            assert context[j, D + i] == ENTRIES.y[j, i]
 
 
 def test_query_starts_at_minus_w0_x():
     w0 = a_matrix(1, M, D)
-    query = tokens.join(TASK, w0).query
-    np.testing.assert_array_equal(query[:D], TASK.x_query)
+    w0, query = in_numpy((w0, tokens.join(TASK, w0).query))
+    np.testing.assert_array_equal(query[:D], ENTRIES.x_query)
     for i in range(M):
-        assert query[D + i] == pytest.approx(-sum(w0[i, k] * TASK.x_query[k] for k in range(D)))
+        assert query[D + i] == pytest.approx(-sum(w0[i, k] * ENTRIES.x_query[k] for k in range(D)))
 
 
 def test_query_starts_at_zero_and_never_carries_its_label():
-    np.testing.assert_array_equal(tokens.join(TASK).query, [*TASK.x_query, 0, 0])
+    np.testing.assert_array_equal(tokens.join(TASK).query, [*ENTRIES.x_query, 0, 0])
 
 
 def test_prediction_is_minus_the_last_entries():
@@ -76,7 +78,7 @@ def test_bad_outputs_are_named(unchecked, outputs, error, message):
 
 
 def test_positions_are_sines_and_cosines_in_turn():
-    found = tokens.positions(5, 6)
+    found = in_numpy(tokens.positions(5, 6))
     assert found.shape == (5, 6)
     for p in range(5):
         for k in range(3):
@@ -86,35 +88,36 @@ def test_positions_are_sines_and_cosines_in_turn():
 
 
 def test_separate_tokens_stand_in_turn():
-    context, query = tokens.separate(TASK, 4)
+    context, query = in_numpy(tokens.separate(TASK, 4))
     assert context.shape == (2 * N, 4 + D + M)
     for j in range(N):
-        np.testing.assert_array_equal(context[2 * j, 4:], [*TASK.x[j], 0, 0])
-        np.testing.assert_array_equal(context[2 * j + 1, 4:], [0, 0, 0, *TASK.y[j]])
-    np.testing.assert_array_equal(query[4:], [*TASK.x_query, 0, 0])
+        np.testing.assert_array_equal(context[2 * j, 4:], [*ENTRIES.x[j], 0, 0])
+        np.testing.assert_array_equal(context[2 * j + 1, 4:], [0, 0, 0, *ENTRIES.y[j]])
+    np.testing.assert_array_equal(query[4:], [*ENTRIES.x_query, 0, 0])
     places = np.vstack([context, query])[:, :4]
     np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 4))
 
 
 def test_published_labels_share_the_last_inputs():
-    context, query = tokens.separate_published(TASK, 6)
+    context, query = in_numpy(tokens.separate_published(TASK, 6))
     assert context.shape == (2 * N, D + 6)
     for j in range(N):
-        np.testing.assert_array_equal(context[2 * j, :D], TASK.x[j])
-        np.testing.assert_array_equal(context[2 * j + 1, :D], [0, *TASK.y[j]])
-    np.testing.assert_array_equal(query[:D], TASK.x_query)
+        np.testing.assert_array_equal(context[2 * j, :D], ENTRIES.x[j])
+        np.testing.assert_array_equal(context[2 * j + 1, :D], [0, *ENTRIES.y[j]])
+    np.testing.assert_array_equal(query[:D], ENTRIES.x_query)
     places = np.vstack([context, query])[:, D:]
     np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 6))
 
 
 def test_separate_tokens_have_ten_channels_unless_told():
-    assert tokens.separate(TASK).query.shape == (10 + D + M,)
-    assert tokens.separate_published(TASK).query.shape == (D + 10,)
+    assert jax.eval_shape(tokens.separate, TASK).query.shape == (10 + D + M,)
+    assert jax.eval_shape(tokens.separate_published, TASK).query.shape == (D + 10,)
 
 
 def test_a_label_may_fill_its_token():
     task = a_task(1, 2, 3, 3)
-    np.testing.assert_array_equal(tokens.separate_published(task, 2).context[1, :3], task.y[0])
+    found, expected = in_numpy((tokens.separate_published(task, 2).context, task.y))
+    np.testing.assert_array_equal(found[1, :3], expected[0])
     with pytest.raises(ValueError, match="outputs must be between 1 and 2, got 3"):
         tokens.separate_published(a_task(1, 2, 2, 3))
 
