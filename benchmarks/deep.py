@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 import timing
 
-from icl_gd import attention, constructions, measures, tasks, theory, training
+from icl_gd import attention, constructions, measures, setup, tasks, theory, training
 
 N = D = 10
 BATCH, EVERY, PARTS = 2048, 100, 8
@@ -151,7 +151,7 @@ def spectra(count=10_000):
 
 def optimum(layers, shared):
     """The best schedule, the spectra included."""
-    with jax.enable_x64(True):
+    with setup.x64(True):
         h = spectra()
         start = theory.Schedule(jnp.full(layers, 0.5), jnp.full(layers, 0.1))
         return jax.block_until_ready(theory.best_schedule(h, start, shared))

@@ -10,6 +10,9 @@ from jaxtyping import install_import_hook
 # The hook rewrites modules as they are imported, so it stands before any import of the package.
 install_import_hook("icl_gd", "beartype.beartype")
 
+from icl_gd import setup  # noqa: E402
+
+setup.cublas()
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_enable_x64", True)
 # Most programs here run once, so that optimising their machine code on a CPU costs more than it

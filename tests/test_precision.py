@@ -4,7 +4,9 @@ No card is needed: the precision that a product asks for stands in its jaxpr.
 """
 
 import inspect
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -332,3 +334,30 @@ def test_records_ask_for_exact_products(monkeypatch, script, name):
     except SystemExit as end:
         assert "no such run" in str(end)
     assert begun == [script]
+
+
+def test_a_card_is_asked_for_one_kernel_a_product(monkeypatch):
+    """What the reader has set stays, and nothing is set for a JAX that may not know the flags."""
+    theirs = "--xla_gpu_autotune_level=4 --xla_dump_to=here"
+    monkeypatch.setenv("XLA_FLAGS", theirs)
+    monkeypatch.setattr(setup, "_TRIED", False)
+    setup.cublas()
+    assert os.environ["XLA_FLAGS"] == theirs
+    monkeypatch.setattr(setup, "_TRIED", True)
+    for _ in range(2):
+        setup.cublas()
+        assert os.environ["XLA_FLAGS"] == f"{theirs} --xla_gpu_enable_triton_gemm=false"
+
+
+def test_the_flags_come_before_the_devices():
+    """A page's first cell imports the package and begins; devices are looked for after that."""
+    program = (
+        "import importlib, pkgutil, icl_gd\n"
+        "from icl_gd import setup\n"
+        "from jax._src import xla_bridge\n"
+        "for module in pkgutil.iter_modules(icl_gd.__path__):\n"
+        "    importlib.import_module(f'icl_gd.{module.name}')\n"
+        "setup.begin()\n"
+        "assert not xla_bridge._backends, 'devices were looked for'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
