@@ -301,9 +301,9 @@ def computing():
 def run_tests(table, caches, jobs, deadline, flags):
     log = LOGS / "tests.log"
     pytest = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *computing()]
-    # Half of the processors at least: tests compile more than they compute.
-    jobs = str(max(jobs, (os.cpu_count() or 2) // 2))
-    pytest += ["-n", jobs, "--dist", "loadfile"] if importlib.util.find_spec("xdist") else []
+    # All processors, and no worker waits for another's long file: on a card tests mostly compile.
+    jobs = str(max(jobs, os.cpu_count() or 2))
+    pytest += ["-n", jobs, "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
     pytest += ["-p", "tf32"] if "--tf32" in flags else []
 
     def done(name, seconds, status):

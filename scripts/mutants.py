@@ -39,7 +39,6 @@ EQUIVALENT = {
     ("tokens", "task.x_query.shape[0] -> task.x_query.shape[-1]"): "it has one axis",
     ("tokens", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
     ("attention", "prompt.query.shape[0] -> prompt.query.shape[-1]"): "it has one axis",
-    ("attention", "task.y_query.shape[0] -> task.y_query.shape[-1]"): "it has one axis",
     ("attention", "along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))"
      " -> along(onto_phi(kq @ at_query)) @ along(onto_phi(pv[-1]))"): "it commutes",
     ("attention", "jnp.clip(e, -clip, clip) -> jnp.clip(-clip, e, clip)"): "a maximum commutes",
