@@ -257,9 +257,12 @@ def test_features_are_the_formula_token_by_token():
         gelu = 0.5 * z * (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z**3)))
         return inside + w.out @ gelu + w.out_bias
 
+    # On a GPU, XLA's tanh of doubles is a rational function: 3e-10 was seen on an H200. With erf
+    # in place of tanh, gelu differs by some 1e-4.
+    rtol = 1e-12 if jax.default_backend() == "cpu" else 1e-8
     for row, e in zip(*in_numpy((found.context, prompt.context)), strict=True):
-        np.testing.assert_allclose(row, by_hand(e), rtol=1e-12)
-    np.testing.assert_allclose(found.query, by_hand(np.array(prompt.query)), rtol=1e-12)
+        np.testing.assert_allclose(row, by_hand(e), rtol=rtol)
+    np.testing.assert_allclose(found.query, by_hand(np.array(prompt.query)), rtol=rtol)
 
 
 def composed(weights, layer, task):
