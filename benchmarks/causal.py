@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import timing
 
-from icl_gd import attention, constructions, records, tasks, tokens
+from icl_gd import attention, constructions, tasks, tokens
+from icl_gd.book import records
 
 D, LENGTHS, ROUNDS = 5, [2**k for k in range(4, 13)], 7
 FORMS = {

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import optax
 import timing
 
-from icl_gd import attention, constructions, measures, setup, tasks, theory, training
+from icl_gd import attention, constructions, fast, measures, tasks, theory, training
+from icl_gd.book import setup
 
 N = D = 10
 BATCH, EVERY, PARTS = 2048, 100, 8
@@ -66,12 +67,12 @@ class Setting:
     def loss(self, p, key):
         """Ours, in the form that is fast for this depth."""
         if self.clip is None:
-            label = partial(attention.predict_by_gram, self.stack(p))
+            label = partial(fast.by_gram, self.stack(p))
             return measures.mean_loss(label, draw(key, BATCH))
 
         def of_part(layers, key):
             part = draw(key, BATCH // PARTS)
-            labels = attention.predict_batch(layers, part, self.clip)
+            labels = fast.batch(layers, part, self.clip)
             return 0.5 * jnp.mean((labels - part.y_query) ** 2)
 
         layers = [attention.products(layer) for layer in self.stack(p)]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 import timing
 
-from icl_gd import attention, measures, tasks, tokens, training
+from icl_gd import attention, fast, measures, tasks, tokens, training
 
 N, WIDTH, BATCH, PARTS, EVERY, RUN = 10, 40, 2048, 4, 1000, 20_000
 OPTIMISER = optax.chain(
@@ -40,7 +40,7 @@ def draw(key, count):
 
 def model(weights):
     """The MLP and the layer as a function from a task to a label."""
-    return lambda task: attention.feature_prediction(weights["features"], weights["layer"], task)
+    return lambda task: fast.features(weights["features"], weights["layer"], task)
 
 
 EVALUATION = draw(jax.random.key(0), BATCH)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import jax
 
-from icl_gd import records, setup
+from icl_gd.book import records, setup
 
 setup.begin()  # float32-exact products on every card, as on the pages
 
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results"
-RECORDED = Path(__file__).parents[1] / "src" / "icl_gd" / "recorded"
+RECORDED = Path(__file__).parents[1] / "src" / "icl_gd" / "book" / "recorded"
 
 
 def seconds(run, steps):

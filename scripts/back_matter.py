@@ -4,7 +4,7 @@
     python scripts/back_matter.py --check   exits 1 if they are not what would be written
 
 The measured values are those in the metadata of the notebooks' outputs, put there by
-``icl_gd.claims.check``; nothing is run here.
+``icl_gd.book.claims.check``; nothing is run here.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from icl_gd import claims
+from icl_gd.book import claims
 
 ROOT = Path(__file__).resolve().parents[1]
 BACK = ROOT / "book" / "back"

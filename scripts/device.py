@@ -102,7 +102,7 @@ def run_cell(source, names):
 
 def note_claims(failed):
     """From here on a claim that fails is noted, and the cell goes on."""
-    from icl_gd import claims
+    from icl_gd.book import claims
 
     strict = claims.check
 
@@ -120,7 +120,7 @@ def forget_precision():
     """Takes exact products away from ``setup.begin``: JAX's default is back."""
     import jax
 
-    from icl_gd import setup
+    from icl_gd.book import setup
 
     begin = setup.begin
 
@@ -345,7 +345,7 @@ def run(options, flags):
     sys.path.insert(0, str(ROOT / "src"))
     import jax
 
-    from icl_gd import records
+    from icl_gd.book import records
 
     start, load = time.perf_counter(), os.getloadavg()[0]
     device = jax.devices()[0]

@@ -4,8 +4,8 @@
 
 A run goes seed by seed, and a seed in stretches. After each stretch its state is kept under
 .reproduce/, so that it can be interrupted at any time and goes on from there. The record is written
-to src/icl_gd/recorded/ whenever a seed is complete, and says how many are. A record that exists is
-made again only if it is named.
+to src/icl_gd/book/recorded/ whenever a seed is complete, and says how many are. A record that
+exists is made again only if it is named.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from icl_gd import (
     constructions,
     corpus,
     descent,
+    fast,
     induction,
     measures,
     records,
@@ -39,7 +40,7 @@ from icl_gd import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = ROOT / "src" / "icl_gd" / "recorded"
+RECORDED = ROOT / "src" / "icl_gd" / "book" / "recorded"
 UNFINISHED = ROOT / ".reproduce"
 
 
@@ -86,7 +87,7 @@ def deep(layers: int, recurrent: bool) -> Run:
         return products(params) * (layers if recurrent else 1)
 
     def errors(stack, drawn):
-        return 0.5 * (attention.predict_batch(stack, drawn, clip) - drawn.y_query)[:, 0] ** 2
+        return 0.5 * (fast.batch(stack, drawn, clip) - drawn.y_query)[:, 0] ** 2
 
     def loss(params, key):
         of_part = lambda stack, key: jnp.mean(errors(stack, draw(key, batch // parts)))
@@ -142,7 +143,7 @@ def sine(one_key: bool, attends: bool) -> Run:
 
     def model(weights):
         layer = weights.get("layer", step)
-        return lambda task: attention.feature_prediction(weights["features"], layer, task)
+        return lambda task: fast.features(weights["features"], layer, task)
 
     def start(key):
         key_features, key_layer = jax.random.split(key)

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 # The hook rewrites modules as they are imported, so it stands before any import of the package.
 install_import_hook("icl_gd", "beartype.beartype")
 
-from icl_gd import setup  # noqa: E402
+from icl_gd.book import setup  # noqa: E402
 
 setup.cublas()
 jax.config.update("jax_debug_key_reuse", True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from problems import a_layer, a_matrix, a_task, in_numpy, seeds, sizes
 
-from icl_gd import attention, constructions, descent, tokens
+from icl_gd import attention, constructions, descent, fast, tokens
 
 
 @jax.jit
@@ -283,7 +283,7 @@ def test_prediction_from_the_query_side_is_the_composition(n, d):
 
     found, expected = (
         jax.jit(jax.value_and_grad(partial(value, predict), (0, 1, 2)))(weights, layer, batch)
-        for predict in (attention.feature_prediction, composed)
+        for predict in (fast.features, composed)
     )
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
     jax.tree.map(close, found, expected)
@@ -294,7 +294,7 @@ def test_layer_of_another_size_than_the_features_is_named(unchecked, name):
     layer = a_layer(7, 4)._replace(**{name: a_matrix(1, 4, 5)})
     message = rf"layer.{name} must have shape \(4, 4\), got \(4, 5\)"
     with pytest.raises(ValueError, match=message):
-        attention.feature_prediction(random_features(0), layer, a_task(9, 4, 2, 1))
+        fast.features(random_features(0), layer, a_task(9, 4, 2, 1))
 
 
 def each_task(predict):
@@ -302,7 +302,7 @@ def each_task(predict):
 
 
 def by_batch(layers, batch, clip=None):
-    return attention.predict_batch([attention.products(layer) for layer in layers], batch, clip)
+    return fast.batch([attention.products(layer) for layer in layers], batch, clip)
 
 
 def values_and_gradients(predict, layers, batch):
@@ -314,7 +314,7 @@ def values_and_gradients(predict, layers, batch):
 
 
 SHORT = {
-    "gram": (each_task(attention.predict_by_gram), None),
+    "gram": (each_task(fast.by_gram), None),
     "batch": (by_batch, None),
     "batch, clipped": (partial(by_batch, clip=0.3), 0.3),
 }
@@ -363,7 +363,7 @@ def test_xla_leaves_the_products_of_a_batch_apart():
     """Merged into one another they would take a hundred times longer: see it, not the clock."""
     layers, batch = a_stack(3)
     layers = [attention.products(layer) for layer in layers]
-    compiled = jax.jit(attention.predict_batch).lower(layers, batch).compile()
+    compiled = jax.jit(fast.batch).lower(layers, batch).compile()
     assert compiled.as_text().count(" call(") == 2 * 2  # two for each layer but the last
 
 

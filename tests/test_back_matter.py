@@ -4,7 +4,7 @@ import re
 
 import back_matter
 
-from icl_gd import claims
+from icl_gd.book import claims
 
 
 def test_generated_pages_are_up_to_date():

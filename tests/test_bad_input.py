@@ -18,6 +18,7 @@ from icl_gd import (
     constructions,
     corpus,
     descent,
+    fast,
     flow,
     induction,
     measures,
@@ -330,20 +331,20 @@ CASES = {
         predicted(ONE, Attention(*np.ones((4, 2, 2)))),
     ),
     "by Gram: a task of lists": Case(
-        compiled(lambda: attention.predict_by_gram([LAYER, LAYER], in_lists(TASK))),
+        compiled(lambda: fast.by_gram([LAYER, LAYER], in_lists(TASK))),
         predicted(times=2),
     ),
     "by batch: single tasks": Case(
-        compiled(lambda: attention.predict_batch([attention.products(LAYER)], in_single(BATCH))),
+        compiled(lambda: fast.batch([attention.products(LAYER)], in_single(BATCH))),
         [predicted(), predicted(Task(*(2 * a for a in TASK)))],
         "float64",
     ),
     "by batch: one task": Case(
-        lambda: attention.predict_batch([attention.products(LAYER)], TASK),
+        lambda: fast.batch([attention.products(LAYER)], TASK),
         Bad(ValueError, "^all arrays of tasks must have the same leading axis, of tasks, got"),
     ),
     "by batch: lists": Case(
-        compiled(lambda: attention.predict_batch([attention.products(LAYER)], in_lists(BATCH))[0]),
+        compiled(lambda: fast.batch([attention.products(LAYER)], in_lists(BATCH))[0]),
         predicted(),
     ),
     "roll-out: single task, double layer": Case(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chapters import BOOK, PAGES, code
 
-from icl_gd import claims
+from icl_gd.book import claims
 
 PREFIXES = ("oswald-", "zheng-", "olsson-", "own-")
 KINDS = {"identity", "closed form", "reproduction", "ordering", "beyond the papers"}
@@ -44,7 +44,7 @@ def test_entry_is_complete(entry):
 
 
 def test_ids_are_unique_and_in_order():
-    text = (BOOK.parent / "src" / "icl_gd" / "claims.yml").read_text("utf-8")
+    text = (BOOK.parent / "src" / "icl_gd" / "book" / "claims.yml").read_text("utf-8")
     assert re.findall(r"^- id: (.+)$", text, re.MULTILINE) == list(claims.registry())
 
 

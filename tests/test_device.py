@@ -211,7 +211,7 @@ def test_a_cell_closes_its_figures():
 
 
 TROUBLED = (
-    ("from icl_gd import claims\nprint('one')\nprint('two')", "one\n2\n"),
+    ("from icl_gd.book import claims\nprint('one')\nprint('two')", "one\n2\n"),
     (
         "claims.check('oswald-prop1', 1.0, 0.0)\nclaims.check('oswald-prop1', 0.0, 0.0)\n"
         "claims.check('oswald-prop2', 2.0, 0.0)",
@@ -222,7 +222,7 @@ TROUBLED = (
 )
 PRECISE = (
     (
-        "import jax, jax.numpy as jnp\nfrom icl_gd import setup\nsetup.begin()\n"
+        "import jax, jax.numpy as jnp\nfrom icl_gd.book import setup\nsetup.begin()\n"
         "x = jnp.array([[1 + 2.0 ** -12]])",
         "",
     ),

@@ -5,13 +5,14 @@ import inspect
 import nbformat
 import pytest
 
-from icl_gd import claims, tokens
+from icl_gd import tokens
+from icl_gd.book import claims
 
 client = pytest.importorskip("nbclient")
 CELLS = [
-    'from icl_gd import claims\nclaims.check("oswald-prop1", 0.0, 0.0)',
-    "from icl_gd import plots, tokens\nplots.source(tokens.pair)",
-    'from icl_gd import views\nviews.View("<b>a figure</b>", "in words")',
+    'from icl_gd.book import claims\nclaims.check("oswald-prop1", 0.0, 0.0)',
+    "from icl_gd import tokens\nfrom icl_gd.book import plots\nplots.source(tokens.pair)",
+    'from icl_gd.book import views\nviews.View("<b>a figure</b>", "in words")',
 ]
 
 

@@ -1,6 +1,8 @@
 """Modules import only those above them, and nothing is public that nobody calls."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from itertools import chain
 
@@ -8,33 +10,38 @@ import pytest
 from chapters import PAGES, ROOT, code
 
 ORDER = [
-    "tasks", "corpus", "tokens", "attention", "induction", "descent", "constructions",
-    "theory", "flow", "training", "measures", "plots", "views", "claims", "records", "setup",
+    "tasks", "corpus", "tokens", "attention", "fast", "induction", "descent", "constructions",
+    "theory", "flow", "training", "measures",
 ]  # fmt: skip
+BOOK = ["book.plots", "book.views", "book.claims", "book.records", "book.setup"]
 PRIVATE = ["_precision", "_require"]  # used by all modules
 PACKAGE = ROOT / "src" / "icl_gd"
-TREES = {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py")}
+TREES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    for path in PACKAGE.rglob("*.py")
+}
 
 
 def imports(tree):
-    """The modules that a module imports: "tasks" for the package's own, "jax" for others."""
+    """The modules that a module imports: "tasks", "book.plots" for the package's own, or "jax"."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            if node.module == "icl_gd":
-                yield from (f"icl_gd.{alias.name}" for alias in node.names)
+            if node.module in ("icl_gd", "icl_gd.book"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module
 
 
 def own(name):
-    return {m.split(".")[1] for m in imports(TREES[name]) if m.startswith("icl_gd.")} - set(PRIVATE)
+    found = {m.removeprefix("icl_gd.") for m in imports(TREES[name]) if m.startswith("icl_gd.")}
+    return found - set(PRIVATE) - {f"{private}.exact" for private in PRIVATE}
 
 
 def test_each_module_has_its_place():
-    assert set(TREES) == {*ORDER, *PRIVATE, "__init__"}
+    assert set(TREES) == {*ORDER, *BOOK, *PRIVATE, "__init__", "book.__init__"}
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -42,23 +49,37 @@ def test_module_imports_only_those_above_it(name):
     assert own(name) <= set(ORDER[: ORDER.index(name)])
 
 
-@pytest.mark.parametrize(
-    "name", [*PRIVATE, "__init__", "descent", "plots", "views", "claims", "records"]
-)
+@pytest.mark.parametrize("name", [*PRIVATE, *BOOK[:-1], "__init__", "book.__init__", "descent"])
 def test_module_imports_no_other(name):
     """Descent is compared with attention, and plots draw arrays, so neither knows a model."""
     assert own(name) == set()
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name != "plots"])
+def test_setup_knows_the_style_alone():
+    assert own("book.setup") == {"book.plots"}
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name != "book.plots"])
 def test_only_plots_imports_matplotlib(name):
     assert not any(m.split(".")[0] == "matplotlib" for m in imports(TREES[name]))
 
 
 def test_plots_imports_no_jax():
     assert not any(
-        m.split(".")[0] in ("jax", "jaxtyping", "optax") for m in imports(TREES["plots"])
+        m.split(".")[0] in ("jax", "jaxtyping", "optax") for m in imports(TREES["book.plots"])
     )
+
+
+def test_the_mathematics_needs_no_notebook():
+    """Every module but those of the book, where nothing is installed that only pages use."""
+    program = (
+        "import importlib, sys\n"
+        "for name in ('matplotlib', 'IPython', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
+        f"for name in {ORDER}:\n"
+        "    importlib.import_module(f'icl_gd.{name}')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def uses(tree):
@@ -67,7 +88,7 @@ def uses(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield node.value.id, node.attr
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("icl_gd."):
-            yield from ((node.module.split(".")[1], alias.name) for alias in node.names)
+            yield from ((node.module.split(".")[-1], alias.name) for alias in node.names)
 
 
 USES = {name: set(uses(tree)) for name, tree in TREES.items()}
@@ -86,7 +107,7 @@ def names(node):
 
 
 def all_public():
-    for module in ORDER:
+    for module in [*ORDER, *BOOK]:
         for node in TREES[module].body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 yield module, node
@@ -102,7 +123,7 @@ def test_what_is_public_is_used(module, node):
     """By a chapter, a script or another module; or by what stands beside it and is used itself."""
     used = used_outside().union(*(USES[name] for name in TREES if name != module))
     beside = {n for other in TREES[module].body if other is not node for n in names(other)}
-    assert (module, node.name) in used or node.name in beside
+    assert (module.split(".")[-1], node.name) in used or node.name in beside
 
 
 @each_public

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from icl_gd import descent, plots
+from icl_gd import descent
+from icl_gd.book import plots
 
 OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
 X = np.array([0.0, 2.0, 4.0])

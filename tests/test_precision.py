@@ -20,10 +20,10 @@ from jax.lax import Precision
 from icl_gd import (
     attention,
     descent,
+    fast,
     flow,
     induction,
     measures,
-    setup,
     tasks,
     theory,
     tokens,
@@ -31,6 +31,7 @@ from icl_gd import (
 )
 from icl_gd._precision import exact
 from icl_gd.attention import Attention, Products
+from icl_gd.book import setup
 from icl_gd.flow import Kappas
 from icl_gd.induction import Transformer
 from icl_gd.theory import Moments, Schedule
@@ -194,8 +195,8 @@ WITHOUT = {
 FOLLOWING = {
     "attention.products": lambda: attention.products(LAYER),
     "attention.predict": lambda: attention.predict([LAYER, LAYER], TASK),
-    "attention.predict_by_gram": lambda: attention.predict_by_gram([LAYER], TASK),
-    "attention.predict_batch": lambda: attention.predict_batch([Products(*LAYER[:2])] * 2, TASKS),
+    "fast.by_gram": lambda: fast.by_gram([LAYER], TASK),
+    "fast.batch": lambda: fast.batch([Products(*LAYER[:2])] * 2, TASKS),
     "attention.softmax_attention": lambda: attention.softmax_attention(LAYER, tokens.join(TASK)),
     "attention.roll_out": lambda: attention.roll_out(LAYER, TASK, 2),
     "attention.causal_prefix": lambda: attention.causal_prefix(PAIRS, tokens.pair(TURNS)),
@@ -353,7 +354,7 @@ def test_the_flags_come_before_the_devices():
     """A page's first cell imports the package and begins; devices are looked for after that."""
     program = (
         "import importlib, pkgutil, icl_gd\n"
-        "from icl_gd import setup\n"
+        "from icl_gd.book import setup\n"
         "from jax._src import xla_bridge\n"
         "for module in pkgutil.iter_modules(icl_gd.__path__):\n"
         "    importlib.import_module(f'icl_gd.{module.name}')\n"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from icl_gd import records
+from icl_gd.book import records
 
 DATA = {
     "at": np.arange(3),

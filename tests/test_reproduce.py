@@ -9,7 +9,8 @@ import optax
 import pytest
 import reproduce
 
-from icl_gd import attention, descent, measures, records, setup, tasks, tokens, training
+from icl_gd import attention, descent, measures, tasks, tokens, training
+from icl_gd.book import records, setup
 
 
 @pytest.fixture(autouse=True)

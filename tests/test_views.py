@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from icl_gd import views
+from icl_gd.book import views
 
 TOKENS = ["\0", "if", " a", "<", "b", "&", '"', ":\n    ", "</script>", "\n", "\té"]
 SIGNS = ["\ufffd", "if", " a", "<", "b", "&", '"', ":\u23ce", "</script>", "\u23ce", "\u21e5é"]

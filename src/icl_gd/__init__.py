@@ -1,8 +1,8 @@
 """How attention layers learn in context by gradient descent: the code behind the book.
 
 Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``tokens``,
-``attention``, ``induction``, ``descent``, ``constructions``, ``theory``, ``flow``,
-``training``, ``measures``, ``plots``, ``views``, ``claims``, ``records``, ``setup``.
+``attention``, ``fast``, ``induction``, ``descent``, ``constructions``, ``theory``,
+``flow``, ``training``, ``measures``. What only the book's pages use is in ``icl_gd.book``.
 Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller.
 
 A layer of attention that takes a step of gradient descent:

@@ -7,7 +7,7 @@ import os
 
 import jax
 
-from icl_gd import plots
+from icl_gd.book import plots
 
 try:
     x64 = jax.enable_x64

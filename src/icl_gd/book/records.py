@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
 def load(name: str) -> Record:
     """Reads the record of that name. Raises ValueError if there is none."""
-    folder = files("icl_gd").joinpath("recorded")
+    folder = files("icl_gd.book").joinpath("recorded")
     names = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
     if name not in names:
         raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")

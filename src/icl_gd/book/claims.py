@@ -25,7 +25,7 @@ class ClaimError(AssertionError):
 def registry() -> dict[str, dict[str, Any]]:
     """All claims by id, in the order of ``claims.yml``."""
     entries = yaml.safe_load(
-        files("icl_gd").joinpath("claims.yml").read_text(encoding="utf-8")
+        files("icl_gd.book").joinpath("claims.yml").read_text(encoding="utf-8")
     )
     return {entry["id"]: entry for entry in entries}
 

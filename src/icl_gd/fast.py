@@ -1,0 +1,149 @@
+"""Exact short forms of models: the same values as ``attention``, at another cost.
+
+For training, where a model runs millions of times. What is tuned to XLA stands here.
+Products of matrices follow the caller's ``jax_default_matmul_precision``.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array, Float
+
+from icl_gd import _require, attention
+from icl_gd.attention import Attention, Features, Products, products
+from icl_gd.tasks import Task
+from icl_gd.tokens import Prompt, join, prediction
+
+
+def by_gram(layers: Sequence[Attention], task: Task) -> Float[Array, "outputs"]:
+    """What ``attention.predict`` predicts from W0 = 0, for one or two layers.
+
+    A layer turns every token e into A e, A = I + PV G KQ with G = sum_j e_j e_j^T over
+    the context, and G into A G A^T. Here G is not formed but applied to the vectors
+    that the query's token needs: (3^L - 1) / 2 products with G for L layers.
+    """
+    prompt, pairs = join(task), [products(layer) for layer in layers]
+
+    def gram(depth, v):
+        if depth == 0:
+            return prompt.context.T @ (prompt.context @ v)
+        kq, pv = pairs[depth - 1]
+        v = v + kq.T @ gram(depth - 1, pv.T @ v)
+        v = gram(depth - 1, v)
+        return v + pv @ gram(depth - 1, kq @ v)
+
+    e = prompt.query
+    for depth, (kq, pv) in enumerate(pairs):
+        e = e + pv @ gram(depth, kq @ e)
+    return prediction(Prompt(prompt.context, e), len(task.y_query))
+
+
+def features(weights: Features, layer: Attention, task: Task) -> Float[Array, "1"]:
+    """What ``linear_attention`` after ``attention.features`` predicts, for one output.
+
+    Minus the last entry of m(e_q) + sum_j P W_V m_j m_j^T u with u = W_K^T W_Q m(e_q),
+    m_j = m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the
+    last row of P W_V. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
+    E, b_1), each is one product of phi with a vector, and m_j is never formed.
+    Raises ValueError if a weight of the layer is not of the features' size.
+    """
+    width = len(weights.embed)
+    for name, weight in layer._asdict().items():
+        _require.shape(f"layer.{name}", weight, (width, width))
+    kq, pv = products(layer)
+    prompt = join(task)
+    empty = prompt._replace(context=prompt.context[:0])
+    at_query = attention.features(weights, empty).query
+    a = jnp.column_stack([weights.hidden @ weights.embed, weights.hidden_bias]).T
+    onto_phi = lambda v: (
+        v @ weights.out, v @ jnp.column_stack([weights.embed, weights.out_bias])
+    )  # fmt: skip
+
+    e = jnp.pad(prompt.context, ((0, 0), (0, 1)), constant_values=1.0)
+    h = jax.nn.gelu(sum(e[:, k, None] * a[k] for k in range(len(a))))
+    along = lambda v: h @ v[0] + e @ v[1]
+    return -at_query[-1:] - along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))
+
+
+def batch(
+    layers: Sequence[Products], tasks: Task, clip=None
+) -> Float[Array, "batch outputs"]:
+    """What ``attention.predict`` predicts from W0 = 0 for a batch, for deep stacks.
+
+    Tasks lie in the last axis, all tokens pass through a layer together, and of the
+    last layer only the query's y-entries are computed. On a CPU a batch is fastest when
+    its tokens fit into the cache: some 250 tasks of the published size. Raises
+    ValueError unless clip is positive.
+    """
+    if clip is not None:
+        _require.positive("clip", clip)
+    (tasks,) = _require.real(tasks=tasks)
+    _require.leading("tasks", tasks, "tasks")
+    inside = lambda e: jnp.abs(e) < clip
+    hold = lambda e: e if clip is None else jnp.where(inside(e), e, clip * jnp.sign(e))
+    through = lambda m, e: (m @ e.reshape(len(e), -1)).reshape(len(m), *e.shape[1:])
+    *first, (kq, pv) = layers
+    prompts, outputs = jax.vmap(join, out_axes=-1)(tasks), tasks.y_query.shape[1]
+    e = jnp.concatenate([prompts.context, prompts.query[None]]).swapaxes(0, 1)
+    for layer in first:
+        context = e[:, :-1]
+        scores = _product(0, context, through(layer.kq, e))
+        e = hold(e + _product(1, through(layer.pv, context), scores))
+    context, query = e[:, :-1], e[:, -1]
+    scores = jnp.sum(context * through(kq, query)[:, None], axis=0)
+    change = jnp.sum(through(pv[-outputs:], context) * scores, axis=1)
+    return -hold(query[-outputs:] + change).T
+
+
+def _sum_of_outer(axes, a, b):
+    at = partial(jax.lax.index_in_dim, keepdims=False)
+    p, q = axes
+    return sum(at(a, k, p)[:, None] * at(b, k, q) for k in range(a.shape[p]))
+
+
+def _as_one_call(axes, a, b):
+    """XLA would repeat every sum in each sum that reads it; a call is left as it is."""
+    with set_xla_metadata(inlineable="false"):
+        return _jitted_sum(axes, a, b)
+
+
+_jitted_sum = jax.jit(_sum_of_outer, static_argnums=0)
+
+
+def _contract(
+    axes: tuple[int, int],
+    a: Float[Array, "_ _ batch"],
+    b: Float[Array, "_ _ batch"],
+) -> Float[Array, "row column batch"]:
+    """A small matrix product for each of a batch: over axes[0] of a, axes[1] of b.
+
+    On a CPU as outer products summed, each number beside the same of other tasks: with
+    the batch in front, products as small as these take several times longer.
+    """
+    left, right = ("kib", "ikb")[axes[0]], ("kjb", "jkb")[axes[1]]
+    return jax.lax.platform_dependent(
+        a,
+        b,
+        cpu=partial(_as_one_call, axes),
+        default=partial(jnp.einsum, f"{left},{right}->ijb"),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(
+    axis: int, a: Float[Array, "_ _ batch"], b: Float[Array, "inner column batch"]
+) -> Float[Array, "row column batch"]:
+    """The product over an axis of a, with gradients that are such products as well."""
+    return _contract((axis, 0), a, b)
+
+
+def _product_backwards(axis, factors, g):
+    a, b = factors
+    on_a = _contract((1, 1), g, b) if axis else _contract((1, 1), b, g)
+    return on_a, _contract((1 - axis, 0), a, g)
+
+
+_product.defvjp(lambda axis, a, b: (_product(axis, a, b), (a, b)), _product_backwards)
