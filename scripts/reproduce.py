@@ -31,13 +31,12 @@ from icl_gd import (
     fast,
     induction,
     measures,
-    records,
-    setup,
     tasks,
     theory,
     tokens,
     training,
 )
+from icl_gd.book import records, setup
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "src" / "icl_gd" / "book" / "recorded"

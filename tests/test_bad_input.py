@@ -22,13 +22,13 @@ from icl_gd import (
     flow,
     induction,
     measures,
-    setup,
     tasks,
     theory,
     tokens,
     training,
 )
 from icl_gd.attention import Attention, Products
+from icl_gd.book import setup
 from icl_gd.tasks import Task
 from icl_gd.theory import Schedule
 

@@ -2,7 +2,7 @@
 
 Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``tokens``,
 ``attention``, ``fast``, ``induction``, ``descent``, ``constructions``, ``theory``,
-``flow``, ``training``, ``measures``. What only the book's pages use is in ``icl_gd.book``.
+``flow``, ``training``, ``measures``. What only pages use is in ``icl_gd.book``.
 Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller.
 
 A layer of attention that takes a step of gradient descent:
