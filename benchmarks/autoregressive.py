@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import timing
 
-from icl_gd import constructions, flow, tasks, tokens
+from icl_gd import constructions, flow, moments, tasks, tokens
 from icl_gd.attention import Products
 
 D, LENGTH, COUNT = 5, 100, 10_000
@@ -26,15 +26,15 @@ STARTS = ((0.1, 0.1), (0.5, 1.5), (2.0, 2.0))
 SETTINGS = {  # law: sampler, moments of the start, and (scale, step size, epochs)
     "Gaussian": (
         jax.random.normal,
-        flow.independent(1.0, 3.0, 15.0),
+        moments.independent(1.0, 3.0, 15.0),
         ((0.5, 1e-3, 200), (1.0, 1e-4, 150), (2.0, 2e-6, 201)),
     ),
     "one-hot": (
         tasks.one_hot_start,
-        flow.one_hot(),
+        moments.one_hot(),
         ((0.5, 3e-2, 200), (1.0, 1e-3, 201), (2.0, 1e-4, 121)),
     ),
-    "ones": (tasks.ones_start, flow.ones, ((1.0, 5e-4, 200),)),
+    "ones": (tasks.ones_start, moments.ones, ((1.0, 5e-4, 200),)),
 }
 EPOCHS = sum(len(STARTS) * e for _, _, runs in SETTINGS.values() for _, _, e in runs)
 
@@ -48,13 +48,13 @@ def stacked(layers):
 def draw(start):
     """The sequences of one law, in single precision as published."""
     one = lambda key: tasks.autoregressive(key, LENGTH, D, start).astype(jnp.complex64)
-    return jax.vmap(one)(jax.random.split(jax.random.key(0), COUNT))
+    return tasks.batch(one, jax.random.key(0), COUNT)
 
 
-def trained(moments, runs, start):
+def trained(quartic, runs, start):
     """All runs of one law."""
     for scale, rate, epochs in runs:
-        loss = partial(flow.quartic_loss, q=flow.scaled(moments, scale))
+        loss = partial(moments.quartic_loss, q=moments.scaled(quartic, scale))
         yield flow.descend(loss, start, jnp.full(len(STARTS), rate), epochs).losses
 
 
@@ -63,14 +63,14 @@ def sampled():
     layers = [constructions.autoregressive_step(*ab, D) for ab in STARTS]
     start = jax.tree.map(lambda w: w.astype(jnp.complex64), stacked(layers))
     for sampler, _, runs in SETTINGS.values():
-        yield from trained(jax.jit(flow.sampled_quartic)(draw(sampler)), runs, start)
+        yield from trained(jax.jit(moments.sampled_quartic)(draw(sampler)), runs, start)
 
 
 def exact():
     """The figure set on the population loss of the two active blocks."""
     start = stacked([Products(a * jnp.eye(D), b * jnp.eye(D)) for a, b in STARTS])
     for _, powers, runs in SETTINGS.values():
-        yield from trained(flow.exact_quartic(LENGTH, D, powers), runs, start)
+        yield from trained(moments.exact_quartic(LENGTH, D, powers), runs, start)
 
 
 def plain_epoch(layer, e, rate):

@@ -27,7 +27,7 @@ BATCH, EVERY, PARTS = 2048, 100, 8
 
 def draw(key, count):
     """A batch of tasks."""
-    return jax.vmap(lambda k: tasks.regression(k, N, D))(jax.random.split(key, count))
+    return tasks.batch(lambda k: tasks.regression(k, N, D), key, count)
 
 
 EVALUATION = draw(jax.random.key(0), 10_000)
@@ -129,7 +129,7 @@ def plain_task(key):
     return jnp.concatenate([context, query]), (x_query @ w)[0]
 
 
-plain_draw = jax.jit(lambda key: jax.vmap(plain_task)(jax.random.split(key, BATCH)))
+plain_draw = jax.jit(lambda key: tasks.batch(plain_task, key, BATCH))
 
 
 def plain_layer(p, tokens):

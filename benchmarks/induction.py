@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 import timing
 
-from icl_gd import corpus, measures, training
+from icl_gd import corpus, measures, tasks, training
 
 VOCABULARY, LENGTH, BATCH, HEADS, RUN = 64, 64, 32, 4, 300
 OPTIMISER = training.clipped_adam(5e-3, 1.0)
@@ -37,13 +37,13 @@ def repeats(key):
 
 def draw(key):
     """A batch of sequences."""
-    return jax.vmap(repeats)(jax.random.split(key, BATCH))
+    return tasks.batch(repeats, key, BATCH)
 
 
 def start(seeds):
     """The weights at the start, one a seed."""
     begin = lambda key: training.initialise_transformer(key, VOCABULARY, LENGTH)
-    return jax.vmap(begin)(jax.random.split(jax.random.key(1), seeds))
+    return tasks.batch(begin, jax.random.key(1), seeds)
 
 
 # Ours.

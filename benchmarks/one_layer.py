@@ -29,7 +29,7 @@ OPTIMISER = training.clipped_adam()
 
 def draw(key, count):
     """A batch of tasks."""
-    return jax.vmap(lambda k: tasks.regression(k, N, D))(jax.random.split(key, count))
+    return tasks.batch(lambda k: tasks.regression(k, N, D), key, count)
 
 
 def model(layer):
@@ -107,7 +107,7 @@ def plain_loss(p, batch):
     return 0.5 * jnp.mean((-plain_layer(p, tokens)[:, -1, -1] - target) ** 2)
 
 
-plain_draw = jax.jit(lambda key: jax.vmap(plain_task)(jax.random.split(key, BATCH)))
+plain_draw = jax.jit(lambda key: tasks.batch(plain_task, key, BATCH))
 plain_evaluate = {name: jax.jit(f) for name, f in HALFWAY.items()}
 
 

@@ -35,7 +35,7 @@ def start():
 
 def draw(key, count):
     """A batch of tasks."""
-    return jax.vmap(lambda k: tasks.sine(k, N, True))(jax.random.split(key, count))
+    return tasks.batch(lambda k: tasks.sine(k, N, True), key, count)
 
 
 def model(weights):
@@ -77,7 +77,7 @@ def plain_task(key):
     return tokens, (amplitude * jnp.sin(x_query + phase))[0, 0]
 
 
-plain_draw = jax.jit(lambda key: jax.vmap(plain_task)(jax.random.split(key, BATCH)))
+plain_draw = jax.jit(lambda key: tasks.batch(plain_task, key, BATCH))
 
 
 def plain_loss(weights, batch):

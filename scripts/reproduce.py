@@ -212,7 +212,7 @@ def separate_tokens() -> Run:
         return descent.gradient_descent(zero, task.x, task.y, eta, 1)[-1] @ task.x_query
 
     def copying(layers):
-        found = measures.copying(partial(attention.softmax_attention, layers[0]), prompts)
+        found = measures.token_sensitivity(partial(attention.softmax_attention, layers[0]), prompts)
         return jnp.stack([jnp.stack([part[::2].mean(), part[1::2].mean()]) for part in found])
 
     def cosine(layers):
@@ -275,7 +275,7 @@ def source(share: float, steps: int, seeds: int) -> Run:
         return jnp.mean(jax.vmap(measures.token_losses, (None, 0))(model, sequences), axis=0)
 
     def prefix(model):
-        patterns = jax.vmap(lambda s: induction.run(model, s).patterns)(repeated)
+        patterns = jax.vmap(lambda s: induction.forward(model, s).patterns)(repeated)
         return jnp.mean(jax.vmap(measures.prefix_matching)(patterns, repeated), axis=0)
 
     def keep(models, measured):

@@ -22,6 +22,7 @@ from icl_gd import (
     flow,
     induction,
     measures,
+    moments,
     tasks,
     theory,
     tokens,
@@ -50,7 +51,7 @@ E, CAUSAL = draw(size=(2, 2)), Products(*draw(size=(2, 2, 2)))  # T = 2
 MOMENTS = theory.uniform_moments()
 H, STEPS = np.array([0.5, 1.0, 3.0]), Schedule(np.array([0.1, 0.2]), np.array([0.05, 0.0]))
 SPECTRA, START = np.array([[0.5, 1.0], [2.0, 3.0]]), Schedule(np.array([0.3]), np.array([0.0]))
-LAW = flow.Kappas(1.0, 1.0, 1.0, 1.0)
+LAW = moments.Kappas(1.0, 1.0, 1.0, 1.0)
 SEQUENCE = [0, 2, 1, 2]
 CIRCUIT = constructions.induction_circuit(3, 4)
 MUTE = CIRCUIT._replace(unembed=0 * CIRCUIT.unembed)  # all tokens are equally likely
@@ -550,17 +551,20 @@ CASES = {
         lambda: flow.loss_at(0.5, np.array([1, 2]), 2, LAW),
         Bad(ValueError, "^t must be at least 2"),
     ),
-    "law: several": Case(lambda: flow.independent(np.ones(2), 3.0, 15.0), of_shape("m2", (), (2,))),
+    "law: several": Case(
+        lambda: moments.independent(np.ones(2), 3.0, 15.0), of_shape("m2", (), (2,))
+    ),
     "law: inside jit": Case(
-        lambda: jax.jit(lambda m2: flow.independent(m2, 3.0, 15.0)((2,)))(1.0),
+        lambda: jax.jit(lambda m2: moments.independent(m2, 3.0, 15.0)((2,)))(1.0),
         Bad(TypeError, "^moments must be known numbers"),
     ),
     "quartic: T = 2": Case(
-        lambda: flow.exact_quartic(2, 1, flow.ones), Bad(ValueError, "^length must be at least 3")
+        lambda: moments.exact_quartic(2, 1, moments.ones),
+        Bad(ValueError, "^length must be at least 3"),
     ),
-    "quartic: d = 1": Case(lambda: flow.exact_quartic(3, 1, flow.ones).power, 1.0),
+    "quartic: d = 1": Case(lambda: moments.exact_quartic(3, 1, moments.ones).power, 1.0),
     "quartic: sequences as a list": Case(
-        lambda: flow.sampled_quartic([[[1.0]]], 1), a_list("sequences")
+        lambda: moments.sampled_quartic([[[1.0]]], 1), a_list("sequences")
     ),
     # measures
     "mean loss: single tasks": Case(
@@ -608,46 +612,49 @@ CASES = {
     ),
     # tokens of a vocabulary
     "run: a list of tokens": Case(
-        compiled(lambda: induction.run(CIRCUIT, SEQUENCE).logits[3].argmax()),
+        compiled(lambda: induction.forward(CIRCUIT, SEQUENCE).logits[3].argmax()),
         1,  # after 2 came 1
     ),
     "run: a token beyond the vocabulary": Case(
-        lambda: induction.run(CIRCUIT, np.array([0, 3])),
+        lambda: induction.forward(CIRCUIT, np.array([0, 3])),
         Bad(ValueError, "^sequence must be tokens from 0 to 2, got 3$"),
     ),
     "run: a token beyond, without x64": Case(
-        lambda: induction.run(CIRCUIT, [0, 25]), Bad(ValueError, "^sequence .*, got 25$"), x64=False
+        lambda: induction.forward(CIRCUIT, [0, 25]),
+        Bad(ValueError, "^sequence .*, got 25$"),
+        x64=False,
     ),
     "run: a negative token": Case(
-        lambda: induction.run(CIRCUIT, jnp.array([0, -1])),
+        lambda: induction.forward(CIRCUIT, jnp.array([0, -1])),
         Bad(ValueError, "^sequence must be tokens from 0 to 2, got -1$"),
     ),
     "run: a token beyond, known inside jit": Case(
-        lambda: jax.jit(lambda: induction.run(CIRCUIT, np.array([0, 25])))(),
+        lambda: jax.jit(lambda: induction.forward(CIRCUIT, np.array([0, 25])))(),
         Bad(ValueError, "^sequence must be tokens from 0 to 2, got 25"),
     ),
     "run: tokens traced are taken for the last": Case(
-        lambda: jax.jit(lambda s: induction.run(CIRCUIT, s).logits)(np.array([0, 25, 1, -1])),
-        lambda: induction.run(CIRCUIT, np.array([0, 2, 1, 2])).logits,
+        lambda: jax.jit(lambda s: induction.forward(CIRCUIT, s).logits)(np.array([0, 25, 1, -1])),
+        lambda: induction.forward(CIRCUIT, np.array([0, 2, 1, 2])).logits,
     ),
     "run: known tokens, a traced model": Case(
-        lambda: jax.jit(lambda model: induction.run(model, jnp.array([0, 2])).logits)(MUTE),
+        lambda: jax.jit(lambda model: induction.forward(model, jnp.array([0, 2])).logits)(MUTE),
         np.zeros((2, 3)),
     ),
     "run: words": Case(
-        lambda: induction.run(CIRCUIT, ["the", "end"]),
+        lambda: induction.forward(CIRCUIT, ["the", "end"]),
         Bad(TypeError, "^sequence must be an array of whole numbers, got .*'end'"),
     ),
     "run: fractions of tokens": Case(
-        lambda: induction.run(CIRCUIT, np.array([0.0, 1.0])),
+        lambda: induction.forward(CIRCUIT, np.array([0.0, 1.0])),
         Bad(TypeError, "^sequence must be whole numbers, got float64$"),
     ),
     "run: a batch of sequences": Case(
-        lambda: induction.run(CIRCUIT, np.zeros((2, 3), int)),
+        lambda: induction.forward(CIRCUIT, np.zeros((2, 3), int)),
         of_shape("sequence", ("any",), (2, 3)),
     ),
     "run: beyond the reach": Case(
-        lambda: induction.run(CIRCUIT, [0, 1, 2, 1, 2]), Bad(ValueError, "^context must be between")
+        lambda: induction.forward(CIRCUIT, [0, 1, 2, 1, 2]),
+        Bad(ValueError, "^context must be between"),
     ),
     "token losses: a list, T = 2": Case(
         compiled(lambda: measures.token_losses(MUTE, [0, 1])), [np.log(3)]

@@ -317,7 +317,7 @@ def test_bad_copying_is_named(unchecked, change, error, message):
 def test_induction_circuit_attends_before_and_after():
     """A token without a match rests on token 0; one that occurred looks to what followed."""
     sequence = np.array([0, 2, 1, 3, 2, 1, 2, 2])
-    logits, patterns, _ = in_numpy(jax.jit(induction.run)(induction_circuit(4, 8), sequence))
+    logits, patterns, _ = in_numpy(jax.jit(induction.forward)(induction_circuit(4, 8), sequence))
     before = np.zeros((8, 8))
     before[range(8), [0, *range(7)]] = 1
     np.testing.assert_allclose(patterns[0, 0], before, atol=1e-15)

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_gd import attention, constructions, flow, tokens
+from icl_gd import attention, constructions, flow, moments, tokens
 from icl_gd.attention import Products
 
-GAUSSIAN = flow.independent(1.0, 3.0, 15.0)
-SIGNS = flow.independent(1.0, 1.0, 1.0)
+GAUSSIAN = moments.independent(1.0, 3.0, 15.0)
+LAW = moments.kappas(GAUSSIAN, 2)
+SIGNS = moments.independent(1.0, 1.0, 1.0)
 
 
 def signs(d):
@@ -68,8 +69,8 @@ def as_layer(blocks):
     return constructions.embed_blocks(jax.tree.map(lambda w: w.astype(complex), blocks))
 
 
-quartic_and_slope = jax.jit(jax.value_and_grad(flow.quartic_loss))
-sampled_quartic = jax.jit(flow.sampled_quartic, static_argnames="chunk")
+quartic_and_slope = jax.jit(jax.value_and_grad(moments.quartic_loss))
+sampled_quartic = jax.jit(moments.sampled_quartic, static_argnames="chunk")
 direct_and_slope = jax.jit(jax.value_and_grad(through_the_layer))
 
 
@@ -81,8 +82,8 @@ direct_and_slope = jax.jit(jax.value_and_grad(through_the_layer))
 )
 def test_laws_are_those_of_their_starts(powers):
     assert SIGNS(powers) == pytest.approx(powers_of(signs(3))(powers))
-    assert flow.one_hot(1.5)(powers) == pytest.approx(powers_of(hot(3, 1.5))(powers))
-    assert flow.ones(powers) == 1
+    assert moments.one_hot(1.5)(powers) == pytest.approx(powers_of(hot(3, 1.5))(powers))
+    assert moments.ones(powers) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,17 +96,17 @@ def test_independent_moments_multiply(powers, value):
 @pytest.mark.parametrize("starts", [signs(3), hot(3), hot(3, 2.0)])
 def test_kappas_by_enumeration(starts):
     x = np.array(starts)
-    law = flow.kappas(powers_of(starts), 3)
+    law = moments.kappas(powers_of(starts), 3)
     assert law.m2 == pytest.approx(np.mean(x[:, 0] ** 2))
     assert law.k1 == pytest.approx(np.mean(x[:, 0] ** 4))
     assert law.k2 == pytest.approx(np.mean(x[:, 0] ** 6))
     assert law.k3 == pytest.approx(np.mean(x[:, 0] ** 2 * (x[:, 1] ** 4 + x[:, 2] ** 4)))
-    assert flow.kappas(GAUSSIAN, 5) == (1.0, 3.0, 15.0, 12.0)
-    assert flow.kappas(GAUSSIAN, 1) == (1.0, 3.0, 15.0, 0.0)
+    assert moments.kappas(GAUSSIAN, 5) == (1.0, 3.0, 15.0, 12.0)
+    assert moments.kappas(GAUSSIAN, 1) == (1.0, 3.0, 15.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    "moments, message",
+    "given, message",
     [
         ((0.0, 1.0, 1.0), "m2 must be positive"),
         ((-1.0, 1.0, 1.0), "m2 must be positive"),
@@ -114,26 +115,26 @@ def test_kappas_by_enumeration(starts):
         ((1.0, 2.0, 3.9), r"m2 m6 >= m4\^2, .* m6 = 3.9"),
     ],
 )
-def test_moments_of_no_law(moments, message):
+def test_moments_of_no_law(given, message):
     with pytest.raises(ValueError, match=message):
-        flow.independent(*moments)
-    even = dict(zip((0, 2, 4, 6), (1.0, *moments), strict=True))
+        moments.independent(*given)
+    even = dict(zip((0, 2, 4, 6), (1.0, *given), strict=True))
     with pytest.raises(ValueError, match=message):
-        flow.kappas(lambda powers: np.prod([even[n] for n in powers]), 2)
+        moments.kappas(lambda powers: np.prod([even[n] for n in powers]), 2)
 
 
 @pytest.mark.parametrize("k3", [-0.1, 2.1])
 def test_mixed_moment_of_no_law(k3):
     with pytest.raises(ValueError, match=r"k3 must be between 0 and \(d - 1\) k2 = 2.0, got"):
-        flow.kappas(lambda powers: k3 / 2 if powers[0] == 2 and powers[1] == 4 else 1.0, 3)
+        moments.kappas(lambda powers: k3 / 2 if powers[0] == 2 and powers[1] == 4 else 1.0, 3)
 
 
 def test_size_of_a_start(unchecked):
     with pytest.raises(ValueError, match="size must be positive"):
-        flow.one_hot(0.0)
+        moments.one_hot(0.0)
     for d in (0, 2.0):
         with pytest.raises((ValueError, TypeError), match="d must be"):
-            flow.kappas(GAUSSIAN, d)
+            moments.kappas(GAUSSIAN, d)
 
 
 # The diagonal.
@@ -145,13 +146,13 @@ def test_diagonal_loss_by_enumeration(starts, length):
     d = len(starts[0])
     layer = as_layer(Products(0.6 * jnp.eye(d), 0.7 * jnp.eye(d)))
     found = through_the_layer(layer, all_sequences(starts, length))
-    law = flow.kappas(powers_of(starts), d)
+    law = moments.kappas(powers_of(starts), d)
     assert flow.diagonal_loss(0.42, length, d, law) == pytest.approx(float(found), rel=1e-12)
 
 
 @pytest.mark.parametrize("length, d", [(3, 1), (4, 3), (30, 5)])
 def test_positions_add_up(length, d):
-    law = flow.kappas(GAUSSIAN, d)
+    law = moments.kappas(GAUSSIAN, d)
     each = sum(flow.loss_at(0.3, t, d, law) for t in range(2, length))
     assert each == pytest.approx(flow.diagonal_loss(0.3, length, d, law))
     by_hand = sum(1 / (t - 1) for t in range(2, length)) / (length - 2)
@@ -160,25 +161,25 @@ def test_positions_add_up(length, d):
 
 @pytest.mark.parametrize("length, d", [(3, 2), (100, 5)])
 def test_limit_is_the_best_step(length, d):
-    law = flow.kappas(GAUSSIAN, d)
+    law = moments.kappas(GAUSSIAN, d)
     slope = jax.jit(jax.grad(lambda ab: flow.diagonal_loss(ab, length, d, law)))
     assert slope(flow.limit(length, law)) == pytest.approx(0, abs=1e-10)
-    assert flow.limit(100, flow.kappas(GAUSSIAN, 5)) == pytest.approx(0.191905, abs=1e-6)
+    assert flow.limit(100, moments.kappas(GAUSSIAN, 5)) == pytest.approx(0.191905, abs=1e-6)
 
 
-@pytest.mark.parametrize("powers", [GAUSSIAN, flow.one_hot(2.0), flow.independent(1, 1.8, 4)])
+@pytest.mark.parametrize("powers", [GAUSSIAN, moments.one_hot(2.0), moments.independent(1, 1.8, 4)])
 def test_flow_of_the_diagonal_is_that_of_all_entries(powers):
     length, d, a, b = 7, 3, 0.8, -0.3
-    q = flow.exact_quartic(length, d, powers)
+    q = moments.exact_quartic(length, d, powers)
     blocks = Products(a * jnp.eye(d), b * jnp.eye(d))
     _, slope = quartic_and_slope(blocks, q)
-    by_a, by_b = flow.diagonal_flow((a, b), length, flow.kappas(powers, d))
+    by_a, by_b = flow.diagonal_flow((a, b), length, moments.kappas(powers, d))
     np.testing.assert_allclose(slope.kq, -by_a * np.eye(d), atol=1e-12)
     np.testing.assert_allclose(slope.pv, -by_b * np.eye(d), atol=1e-12)
 
 
 def test_logistic_solves_the_flow():
-    law, times = flow.kappas(GAUSSIAN, 5), jnp.linspace(0.0, 0.02, 9)
+    law, times = moments.kappas(GAUSSIAN, 5), jnp.linspace(0.0, 0.02, 9)
     velocity = lambda point: flow.diagonal_flow(point, 100, law)
     solve = jax.jit(lambda *start: flow.integrate(velocity, start, times))
     a, b = solve(0.2, 0.2)
@@ -192,19 +193,34 @@ def test_logistic_solves_the_flow():
     [
         (lambda: flow.crosstalk(2), "length must be at least 3, got 2"),
         (lambda: flow.crosstalk(3.0), "length must be an int"),
-        (lambda: flow.limit(1, flow.kappas(GAUSSIAN, 2)), "length must be at least 3, got 1"),
-        (lambda: flow.diagonal_loss(1.0, 2, 2, flow.kappas(GAUSSIAN, 2)), "length must be at"),
-        (lambda: flow.diagonal_loss(np.nan, 4, 2, flow.kappas(GAUSSIAN, 2)), "ab must be finite"),
-        (lambda: flow.diagonal_loss(1.0, 4, 0, flow.kappas(GAUSSIAN, 2)), "d must be at least 1"),
-        (lambda: flow.loss_at(1.0, 1, 2, flow.kappas(GAUSSIAN, 2)), "t must be at least 2, got 1"),
-        (lambda: flow.loss_at(1.0, np.array([2, 1]), 2, flow.kappas(GAUSSIAN, 2)), "t must be at"),
-        (lambda: flow.loss_at(np.inf, 2, 2, flow.kappas(GAUSSIAN, 2)), "ab must be finite"),
-        (lambda: flow.loss_at(1.0, 2, 0, flow.kappas(GAUSSIAN, 2)), "d must be at least 1"),
-        (lambda: flow.logistic(0.1, 0.0, 4, flow.kappas(GAUSSIAN, 2)), "start must be positive"),
-        (lambda: flow.logistic(np.nan, 1.0, 4, flow.kappas(GAUSSIAN, 2)), "time must be finite"),
-        (lambda: flow.exact_quartic(2, 2, flow.ones), "length must be at least 3, got 2"),
-        (lambda: flow.exact_quartic(3, 0, flow.ones), "d must be at least 1"),
-        (lambda: flow.scaled(flow.exact_quartic(3, 1, flow.ones), 0.0), "factor must be positive"),
+        (lambda: flow.limit(1, LAW), "length must be at least 3, got 1"),
+        (lambda: flow.diagonal_loss(1.0, 2, 2, LAW), "length must be at"),
+        (
+            lambda: flow.diagonal_loss(np.nan, 4, 2, LAW),
+            "ab must be finite",
+        ),
+        (
+            lambda: flow.diagonal_loss(1.0, 4, 0, LAW),
+            "d must be at least 1",
+        ),
+        (
+            lambda: flow.loss_at(1.0, 1, 2, LAW),
+            "t must be at least 2, got 1",
+        ),
+        (
+            lambda: flow.loss_at(1.0, np.array([2, 1]), 2, LAW),
+            "t must be at",
+        ),
+        (lambda: flow.loss_at(np.inf, 2, 2, LAW), "ab must be finite"),
+        (lambda: flow.loss_at(1.0, 2, 0, LAW), "d must be at least 1"),
+        (lambda: flow.logistic(0.1, 0.0, 4, LAW), "start must be positive"),
+        (lambda: flow.logistic(np.nan, 1.0, 4, LAW), "time must be finite"),
+        (lambda: moments.exact_quartic(2, 2, moments.ones), "length must be at least 3, got 2"),
+        (lambda: moments.exact_quartic(3, 0, moments.ones), "d must be at least 1"),
+        (
+            lambda: moments.scaled(None, 0.0),
+            "factor must be positive",
+        ),
     ],
 )
 def test_bad_input_is_named(unchecked, call, message):
@@ -226,7 +242,7 @@ def test_integrate_a_tree():
 
 def test_integrate_from_far_away():
     """Where the solver's own choice of a first step would overflow."""
-    law = flow.kappas(GAUSSIAN, 5)
+    law = moments.kappas(GAUSSIAN, 5)
     velocity = lambda point: flow.diagonal_flow(point, 100, law)
     end = flow.integrate(velocity, (jnp.array(-1.5), jnp.array(9.0)), jnp.array([0.0, 0.1]))
     assert end[0][-1] * end[1][-1] == pytest.approx(flow.limit(100, law), rel=1e-7)
@@ -254,7 +270,7 @@ def test_single_precision_is_refused():
 @pytest.mark.parametrize("length", [3, 5])
 def test_counted_quartic_by_enumeration(starts, length):
     d = len(starts[0])
-    q = flow.exact_quartic(length, d, powers_of(starts))
+    q = moments.exact_quartic(length, d, powers_of(starts))
     sequences = all_sequences(starts, length)
     for seed in range(2):
         blocks = some_blocks(seed, d)
@@ -268,7 +284,7 @@ def test_other_blocks_have_no_gradient():
     _, slope = direct_and_slope(as_layer(blocks), sequences)
     for other in (slope.kq[:2], slope.kq[2:, 2:], slope.pv[:, 2:]):
         np.testing.assert_allclose(other, 0, atol=1e-10)
-    _, exact = quartic_and_slope(blocks, flow.exact_quartic(4, 2, powers_of(lopsided(2))))
+    _, exact = quartic_and_slope(blocks, moments.exact_quartic(4, 2, powers_of(lopsided(2))))
     np.testing.assert_allclose(slope.kq[2:, :2], exact.kq, rtol=1e-9)
     np.testing.assert_allclose(slope.pv[:, :2], exact.pv, rtol=1e-9)
 
@@ -276,8 +292,8 @@ def test_other_blocks_have_no_gradient():
 def test_off_diagonals_have_no_gradient_if_odd_moments_vanish():
     blocks = Products(jnp.diag(jnp.array([0.5, 2.0, -1.0])), jnp.diag(jnp.array([1.0, 0.3, 0.7])))
     off = ~np.eye(3, dtype=bool)
-    for powers, still in ((GAUSSIAN, True), (flow.one_hot(), True), (flow.ones, False)):
-        _, slope = quartic_and_slope(blocks, flow.exact_quartic(6, 3, powers))
+    for powers, still in ((GAUSSIAN, True), (moments.one_hot(), True), (moments.ones, False)):
+        _, slope = quartic_and_slope(blocks, moments.exact_quartic(6, 3, powers))
         for w in slope:
             assert (np.abs(w[off]).max() < 1e-12) == still
 
@@ -299,7 +315,7 @@ def test_sampled_quartic_is_the_loss_on_those_sequences(length, d, chunk):
 def test_scaled_starts():
     x = all_sequences(lopsided(2), 4)[:10]
     layer = a_layer(0, 2)
-    found, _ = quartic_and_slope(layer, flow.scaled(sampled_quartic(x, 5), 1.7))
+    found, _ = quartic_and_slope(layer, moments.scaled(sampled_quartic(x, 5), 1.7))
     assert found == pytest.approx(float(through_the_layer(layer, 1.7 * x)), rel=1e-11)
 
 
@@ -314,15 +330,15 @@ def test_scaled_starts():
 )
 def test_bad_sequences(unchecked, shape, chunk, message):
     with pytest.raises(ValueError, match=message):
-        flow.sampled_quartic(jnp.ones(shape, complex), chunk)
+        moments.sampled_quartic(jnp.ones(shape, complex), chunk)
 
 
 def test_layers_that_do_not_fit(unchecked):
-    q = flow.exact_quartic(3, 2, flow.ones)
+    q = moments.exact_quartic(3, 2, moments.ones)
     with pytest.raises(ValueError, match=r"layer.pv must have shape \(2, 2\)"):
-        flow.quartic_loss(Products(jnp.ones((2, 2)), jnp.ones((2, 3))), q)
+        moments.quartic_loss(Products(jnp.ones((2, 2)), jnp.ones((2, 3))), q)
     with pytest.raises(ValueError, match=r"layer.kq must have shape \(2, 2\)"):
-        flow.quartic_loss(Products(jnp.ones((3, 2)), jnp.ones((2, 2))), q)
+        moments.quartic_loss(Products(jnp.ones((3, 2)), jnp.ones((2, 2))), q)
 
 
 # Descent.

@@ -13,7 +13,7 @@ LAYERS, HEADS, SIZE, WIDTH, REACH, VOCABULARY = 2, 3, 2, 5, 7, 4
 SEQUENCE = jnp.array([0, 3, 1, 3, 2, 1])
 
 
-run = jax.jit(induction.run)
+run = jax.jit(induction.forward)
 
 
 def a_model(seed=0, smeared=False):
@@ -79,7 +79,7 @@ def test_sequence_may_be_as_long_as_the_bias_and_not_longer():
     model, long = a_model(3), jnp.zeros(REACH + 1, int)
     assert run(model, long[:REACH]).logits.shape == (REACH, VOCABULARY)
     with pytest.raises(ValueError, match="context must be between 1 and 7, got 8"):
-        induction.run(model, long)
+        induction.forward(model, long)
 
 
 def test_a_head_that_smears_nothing_is_one_that_does_not_smear():

@@ -11,7 +11,7 @@ from chapters import PAGES, ROOT, code
 
 ORDER = [
     "tasks", "corpus", "tokens", "attention", "fast", "induction", "descent", "constructions",
-    "theory", "flow", "training", "measures",
+    "theory", "moments", "flow", "training", "measures",
 ]  # fmt: skip
 BOOK = ["book.plots", "book.views", "book.claims", "book.records", "book.setup"]
 PRIVATE = ["_precision", "_require"]  # used by all modules

@@ -83,7 +83,7 @@ def test_alignment_does_not_tell_the_models_apart():
 
 REPEATED = jax.jit(lambda key: tasks.repeated(key, 40, distinct=True))(jax.random.key(0))
 CIRCUIT = jax.jit(constructions.induction_circuit, static_argnums=(0, 1))(40, 101)
-run = jax.jit(induction.run)
+run = jax.jit(induction.forward)
 token_losses = jax.jit(measures.token_losses)
 
 
@@ -252,7 +252,7 @@ def test_copying_is_the_derivative_by_finite_differences():
             slopes[:, j, entry] += np.sum(up - down, axis=1) / (2 * h) / len(batch)
     norms = np.linalg.norm(slopes, axis=-1)
     prompts = jax.tree.map(lambda *a: np.stack(a), *batch)
-    found = in_numpy(jax.jit(partial(measures.copying, apply))(prompts))
+    found = in_numpy(jax.jit(partial(measures.token_sensitivity, apply))(prompts))
     for k in range(3):
         others = [norms[k, j] for j in range(5) if j not in (k, k + 1)]
         expected = [norms[k, k], norms[k, k + 1], np.mean(others)]
@@ -267,7 +267,7 @@ def test_copying_of_the_constructed_layer():
     def copying(task):
         copy, _ = constructions.copy_then_step(0.1, 3, 4)
         prompts = jax.tree.map(lambda a: a[None], tokens.separate(task))
-        return measures.copying(lambda p: attention.softmax_attention(copy, p), prompts)
+        return measures.token_sensitivity(lambda p: attention.softmax_attention(copy, p), prompts)
 
     own, following, other = in_numpy(copying(a_task(1, 3, 4, 1)))
     assert following == pytest.approx(0, abs=1e-10)

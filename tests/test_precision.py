@@ -24,6 +24,7 @@ from icl_gd import (
     flow,
     induction,
     measures,
+    moments,
     tasks,
     theory,
     tokens,
@@ -32,8 +33,8 @@ from icl_gd import (
 from icl_gd._precision import exact
 from icl_gd.attention import Attention, Products
 from icl_gd.book import setup
-from icl_gd.flow import Kappas
 from icl_gd.induction import Transformer
+from icl_gd.moments import Kappas
 from icl_gd.theory import Moments, Schedule
 
 SETTINGS = None, "bfloat16", "tensorfloat32"  # what a caller may have set
@@ -71,7 +72,7 @@ def model_of(layer):
 
 def quartic(square):
     zero = jnp.zeros((D, D, D, D))
-    return flow.Quartic(square.reshape((D,) * 6), zero, jnp.ones(()))
+    return moments.Quartic(square.reshape((D,) * 6), zero, jnp.ones(()))
 
 
 def velocity(y):
@@ -88,12 +89,12 @@ EXACT = {
         lambda start: flow.integrate(velocity, start, TIMES),
         (normal(2, 2),),
     ),
-    "flow.quartic_loss": (
-        lambda kq, pv, square: flow.quartic_loss(Products(kq, pv), quartic(square)),
+    "moments.quartic_loss": (
+        lambda kq, pv, square: moments.quartic_loss(Products(kq, pv), quartic(square)),
         (normal(D, D), normal(D, D), normal(D**6)),
     ),
-    "flow.sampled_quartic": (
-        lambda x: flow.sampled_quartic(x * TURNS[None], chunk=1),
+    "moments.sampled_quartic": (
+        lambda x: moments.sampled_quartic(x * TURNS[None], chunk=1),
         (normal(2, LENGTH, D),),
     ),
     "measures.mean_loss": (
@@ -120,8 +121,8 @@ EXACT = {
         ),
         (MODEL.embed, MODEL.unembed),
     ),
-    "measures.copying": (
-        lambda *layer: measures.copying(
+    "measures.token_sensitivity": (
+        lambda *layer: measures.token_sensitivity(
             lambda prompt: attention.linear_attention(Attention(*layer), prompt),
             jax.vmap(tokens.join)(TASKS),
         ),
@@ -159,18 +160,18 @@ WITHOUT = {
     "theory.triple_angle": lambda: theory.triple_angle(1.0, 2),
     # SciPy asks for values, so that only what it asks for can be traced.
     "theory.best_schedule": lambda: theory._log_loss_and_slope(SPECTRA, SCHEDULE),
-    "flow.independent": lambda: flow.independent(1.0, 3.0, 15.0)((2, 4)),
-    "flow.one_hot": lambda: flow.one_hot()((2, 0)),
-    "flow.ones": lambda: flow.ones((2, 4)),
-    "flow.kappas": lambda: flow.kappas(flow.ones, D),
+    "moments.independent": lambda: moments.independent(1.0, 3.0, 15.0)((2, 4)),
+    "moments.one_hot": lambda: moments.one_hot()((2, 0)),
+    "moments.ones": lambda: moments.ones((2, 4)),
+    "moments.kappas": lambda: moments.kappas(moments.ones, D),
     "flow.crosstalk": lambda: flow.crosstalk(LENGTH),
     "flow.limit": lambda: flow.limit(LENGTH, LAW),
     "flow.loss_at": lambda: flow.loss_at(jnp.ones(2), np.array(3), D, LAW),
     "flow.diagonal_loss": lambda: flow.diagonal_loss(jnp.ones(2), LENGTH, D, LAW),
     "flow.diagonal_flow": lambda: flow.diagonal_flow(jnp.ones(2), LENGTH, LAW),
     "flow.logistic": lambda: flow.logistic(jnp.ones(2), 0.1, LENGTH, LAW),
-    "flow.scaled": lambda: flow.scaled(quartic(normal(D**6)), 2.0),
-    "flow.exact_quartic": lambda: flow.exact_quartic(LENGTH, D, flow.ones),
+    "moments.scaled": lambda: moments.scaled(quartic(normal(D**6)), 2.0),
+    "moments.exact_quartic": lambda: moments.exact_quartic(LENGTH, D, moments.ones),
     "measures.prefix_matching": lambda: measures.prefix_matching(PATTERNS, SEQUENCE),
     "measures.copying_score": lambda: measures.copying_score(jax.tree.map(np.asarray, MODEL)),
     "measures.in_context_score": lambda: measures.in_context_score(normal(20)),
@@ -201,7 +202,7 @@ FOLLOWING = {
     "attention.roll_out": lambda: attention.roll_out(LAYER, TASK, 2),
     "attention.causal_prefix": lambda: attention.causal_prefix(PAIRS, tokens.pair(TURNS)),
     "attention.causal_recurrent": lambda: attention.causal_recurrent(PAIRS, tokens.pair(TURNS)),
-    "induction.run": lambda: induction.run(MODEL, SEQUENCE),
+    "induction.forward": lambda: induction.forward(MODEL, SEQUENCE),
     "training.fit": lambda: training.fit(
         lambda layer, key: jnp.sum(predict(layer, TASK)),
         jax.tree.map(lambda w: w[None], LAYER), jax.random.key(0), optax.sgd(0.1), 2, 1,

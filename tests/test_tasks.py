@@ -20,7 +20,7 @@ def many(draw, count=4000):
 def many_normalised(n, d, count, **changes):
     # Under vmap every law is drawn and one is kept, which the checker takes for a second use.
     with jax.debug_key_reuse(False):
-        return many(lambda key: tasks.normalised(key, n, d, **changes), count)
+        return many(lambda key: tasks.normalised(key, n + 1, d, **changes), count)
 
 
 def near(found, expected, error):
@@ -30,7 +30,7 @@ def near(found, expected, error):
 @pytest.mark.parametrize("width", [None, 0.4, 3.0])
 def test_uniform_fills_its_range(width):
     changes = {} if width is None else {"input_range": width}
-    x = many(lambda key: tasks.uniform(key, 4, 3, **changes))
+    x = many(lambda key: tasks.uniform(key, 5, 3, **changes))
     assert x.shape == (4000, 5, 3)
     x, half = x.reshape(-1), (width or 1.0) / 2
     assert -half <= x.min() < -0.999 * half
@@ -40,7 +40,7 @@ def test_uniform_fills_its_range(width):
 
 
 def test_uniform_coordinates_are_independent():
-    x = many(lambda key: tasks.uniform(key, 2, 2)).reshape(4000, -1)
+    x = many(lambda key: tasks.uniform(key, 3, 2)).reshape(4000, -1)
     correlation = np.corrcoef(x.T)
     np.testing.assert_allclose(correlation, np.eye(6), atol=4.5 / 4000**0.5)
 
@@ -87,7 +87,7 @@ def test_labels_are_a_linear_teacher(outputs):
 def test_teachers_are_normal_and_do_not_depend_on_inputs(target_scale):
     changes = {} if target_scale is None else {"target_scale": target_scale}
     # Inputs that are known show the teacher: the identity, and a query of ones.
-    rows = lambda key, n, d: jnp.concatenate([jnp.eye(n, d), jnp.ones((1, d))])
+    rows = lambda key, n, d: jnp.concatenate([jnp.eye(n - 1, d), jnp.ones((1, d))])
     task = many(lambda key: tasks.regression(key, 3, 3, 2, rows, **changes))
     w, s = task.y, target_scale or 1.0
     np.testing.assert_allclose(task.y_query, w.sum(axis=1), atol=1e-12)
@@ -105,7 +105,7 @@ def test_inputs_are_drawn_by_the_given_law():
         return tasks.uniform(key, n, d, 4.0)
 
     x = many(lambda key: tasks.regression(key, 3, 2, inputs=inputs), 1000).x
-    assert seen == [(3, 2)]
+    assert seen == [(4, 2)]
     assert 1.9 < x.max() < 2.0
     assert 0.49 < many(lambda key: tasks.regression(key, 3, 2), 1000).x.max() < 0.5
 

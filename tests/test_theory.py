@@ -140,7 +140,7 @@ def test_construction_is_stationary_among_all_layers():
 @pytest.mark.parametrize("law", ["uniform", "normal"])
 def test_population_loss_is_the_mean_over_sampled_tasks(n, d, law):
     def normal(key, n, d):
-        return 0.8 * jax.random.normal(key, (n + 1, d))
+        return 0.8 * jax.random.normal(key, (n, d))
 
     inputs, moments = {
         "uniform": (tasks.uniform, theory.uniform_moments()),

@@ -2,7 +2,8 @@
 
 Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``tokens``,
 ``attention``, ``fast``, ``induction``, ``descent``, ``constructions``, ``theory``,
-``flow``, ``training``, ``measures``. What only pages use is in ``icl_gd.book``.
+``moments``, ``flow``, ``training``, ``measures``; what only pages use is in
+``icl_gd.book``.
 Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller.
 
 A layer of attention that takes a step of gradient descent:

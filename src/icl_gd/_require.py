@@ -21,17 +21,19 @@ def _is_real(dtype):
     return jnp.issubdtype(dtype, jnp.floating) or _is_whole(dtype)
 
 
-def positive_int(name, value):
-    """Raises unless ``value`` is a whole number of at least 1.
+def positive_int(name, value, least=1):
+    """Raises unless ``value`` is a whole number of at least 1 (or of ``least``).
 
     No array is one: a size is part of the program, known before it is traced.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         is_array = isinstance(value, jax.Array)
         hint = f"; a size is int({name}), outside of jit" if is_array else ""
-        raise TypeError(f"{name} must be an int of at least 1, got {value!r}{hint}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        raise TypeError(
+            f"{name} must be an int of at least {least}, got {value!r}{hint}"
+        )
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _real(name, value):

@@ -163,8 +163,7 @@ def induction_circuit(vocabulary: int, reach: int, sharpness=100.0) -> Transform
     vocabulary >= 1, reach >= 2 and sharpness is positive.
     """
     _require.positive_int("vocabulary", vocabulary)
-    _require.positive_int("reach", reach)
-    _require.between("reach", reach, 2, float("inf"))
+    _require.positive_int("reach", reach, least=2)
     _require.positive("sharpness", sharpness)
     token, previous, output = jnp.split(jnp.eye(3 * vocabulary), 3)
     rest = 0.5 * jnp.outer(jnp.ones(vocabulary), token[0])

@@ -89,7 +89,7 @@ def attention_pattern(
     return jax.nn.softmax(jnp.einsum("his,hjs->hij", query, key) + bias)
 
 
-def run(
+def forward(
     model: Transformer,
     sequence: Int[Array, " context"],
     ablation: Ablation | None = None,

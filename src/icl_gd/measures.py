@@ -72,10 +72,10 @@ def token_losses(
 ) -> Float[Array, " context-1"]:
     """The loss in nats of predicting each token but the first from those before it.
 
-    Tokens as for ``induction.run``.
+    Tokens as for ``induction.forward``.
     """
     sequence = jnp.asarray(sequence)
-    return _losses(induction.run(model, sequence).logits, sequence)
+    return _losses(induction.forward(model, sequence).logits, sequence)
 
 
 def _losses(logits, sequence):
@@ -149,14 +149,14 @@ def ablated_losses(
     ``kind`` says what it writes instead. "zero": nothing. "mean": its mean over the
     sequences, at each position. "patterns": nothing, and all heads attend as they did
     in the whole model (Olsson et al. 2022, pattern-preserving). Raises ValueError for
-    another kind, and for tokens as ``induction.run`` does.
+    another kind, and for tokens as ``induction.forward`` does.
     """
     sequences = _require.tokens("sequences", sequences, model.embed.shape[-1])
     _require.shape("sequences", sequences, (None, None))
     kinds = "zero", "mean", "patterns"
     if kind not in kinds:
         raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
-    whole = jax.vmap(induction.run, (None, 0))(model, sequences)
+    whole = jax.vmap(induction.forward, (None, 0))(model, sequences)
     layers, heads = whole.patterns.shape[1:3]
     patterns = whole.patterns if kind == "patterns" else None
     mean = jnp.mean(whole.written, axis=0)
@@ -165,7 +165,9 @@ def ablated_losses(
     def cut(one_head):
         def losses(sequence, patterns):
             ablation = Ablation(1 - one_head, instead, patterns)
-            return _losses(induction.run(model, sequence, ablation).logits, sequence)
+            return _losses(
+                induction.forward(model, sequence, ablation).logits, sequence
+            )
 
         return jax.vmap(losses)(sequences, patterns)
 
@@ -173,7 +175,7 @@ def ablated_losses(
     return jax.lax.map(cut, each).reshape(layers, heads, len(sequences), -1)
 
 
-class Copying(NamedTuple):
+class TokenSensitivity(NamedTuple):
     """How a token after a layer depends on itself before it, on the next, on others."""
 
     own: Float[Array, " tokens"]
@@ -182,7 +184,9 @@ class Copying(NamedTuple):
 
 
 @exact
-def copying(layer: Callable[[Prompt], Prompt], prompts: Prompt) -> Copying:
+def token_sensitivity(
+    layer: Callable[[Prompt], Prompt], prompts: Prompt
+) -> TokenSensitivity:
     """The sensitivity of a layer's context tokens, all but the last, to its inputs.
 
     Of the sum of a token's entries, the derivative by each input token, averaged over
@@ -201,4 +205,4 @@ def copying(layer: Callable[[Prompt], Prompt], prompts: Prompt) -> Copying:
     norms = jnp.column_stack(slopes)[:-1]
     own, following = jnp.diagonal(norms), jnp.diagonal(norms, 1)
     rest = jnp.sum(norms, axis=1) - own - following
-    return Copying(own, following, rest / (norms.shape[1] - 2))
+    return TokenSensitivity(own, following, rest / (norms.shape[1] - 2))

@@ -1,7 +1,7 @@
 """Random problems to be solved in context. One call draws one problem."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,19 @@ class Task(NamedTuple):
     y_query: Float[Array, " outputs"]
 
 
+def batch(sample: Callable, key: Key[Array, ""], count: int) -> Any:
+    """``count`` independent draws of ``sample(key)``, along a leading axis.
+
+    Raises ValueError unless count >= 1.
+    """
+    _require.positive_int("count", count)
+    return jax.vmap(sample)(jax.random.split(key, count))
+
+
 def uniform(
     key: Key[Array, ""], n: int, d: int, input_range=1.0
-) -> Float[Array, "inputs {d}"]:
-    """Draws N + 1 inputs, the last the query, from U(-input_range/2, input_range/2).
+) -> Float[Array, "{n} {d}"]:
+    """Draws n inputs from U(-input_range/2, input_range/2).
 
     ``input_range=1`` is the setting of the code published with von Oswald et al.
     (2022), whose comments call it U(-1, 1). Raises ValueError unless n, d >= 1 and
@@ -32,25 +41,26 @@ def uniform(
     _require.positive_int("n", n)
     _require.positive_int("d", d)
     _require.positive("input_range", input_range)
-    return input_range * jax.random.uniform(key, (n + 1, d), minval=-0.5, maxval=0.5)
+    return input_range * jax.random.uniform(key, (n, d), minval=-0.5, maxval=0.5)
 
 
 def normalised(
     key: Key[Array, ""], n: int, d: int, scale=1.0
-) -> Float[Array, "inputs {d}"]:
-    """Draws N + 1 inputs of one law: exponential, normal or Laplace, equally likely.
+) -> Float[Array, "{n} {d}"]:
+    """Draws n inputs of one law: exponential, normal or Laplace, equally likely.
 
-    All are divided by the Frobenius norm of the context and multiplied by ``scale``, as
-    in the published test on "other distributions" (von Oswald et al. 2022,
-    ``create_ood_data``). Exponential inputs have a mean, so that the closed forms of
-    ``theory`` do not apply. Raises ValueError unless n, d >= 1 and scale is positive.
+    All are divided by the Frobenius norm of all but the last, which is the query, and
+    multiplied by ``scale``, as in the published test on "other distributions" (von
+    Oswald et al. 2022, ``create_ood_data``). Exponential inputs have a mean, so that
+    the closed forms of ``theory`` do not apply. Raises ValueError unless n >= 2, d >= 1
+    and scale is positive.
     """
-    _require.positive_int("n", n)
+    _require.positive_int("n", n, least=2)
     _require.positive_int("d", d)
     _require.positive("scale", scale)
     key_law, key_x = jax.random.split(key)
     laws = [jax.random.exponential, jax.random.normal, jax.random.laplace]
-    draws = [lambda k, law=law: law(k, (n + 1, d)) for law in laws]
+    draws = [lambda k, law=law: law(k, (n, d)) for law in laws]
     x = jax.lax.switch(jax.random.randint(key_law, (), 0, len(laws)), draws, key_x)
     return scale * x / jnp.linalg.norm(x[:-1])
 
@@ -66,14 +76,15 @@ def regression(
 ) -> Task:
     """Draws N + 1 inputs and a teacher W with N(0, target_scale^2) entries: y = W x.
 
-    ``inputs(key, n, d)`` draws the N + 1 inputs. Defaults: the code published with von
-    Oswald et al. (2022). Raises ValueError unless n, d, outputs >= 1 and target_scale
-    is positive.
+    ``inputs(key, N + 1, d)`` draws them, the last is the query. Defaults: the code
+    published with von Oswald et al. (2022). Raises ValueError unless n, d, outputs >= 1
+    and target_scale is positive.
     """
+    _require.positive_int("n", n)
     _require.positive_int("outputs", outputs)
     _require.positive("target_scale", target_scale)
     key_x, key_w = jax.random.split(key)
-    x = inputs(key_x, n, d)
+    x = inputs(key_x, n + 1, d)
     w = target_scale * jax.random.normal(key_w, (outputs, d))
     y = x @ w.T
     return Task(x[:-1], y[:-1], x[-1], y[-1])
@@ -161,10 +172,8 @@ def repeated(
     """
     _require.positive_int("length", length)
     _require.positive_int("repeats", repeats)
-    _require.positive_int("vocabulary", vocabulary)
     least = length + 1 if distinct else 2
-    if vocabulary < least:
-        raise ValueError(f"vocabulary must be at least {least}, got {vocabulary}")
+    _require.positive_int("vocabulary", vocabulary, least)
     if distinct:
         once = 1 + jax.random.permutation(key, vocabulary - 1)[:length]
     else:

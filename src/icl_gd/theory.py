@@ -170,10 +170,8 @@ def centred_loss(eta, n: int, d: int, moments: Moments):
 
 
 def _require_centred(n, d, moments):
-    _require.positive_int("n", n)
+    _require.positive_int("n", n, least=2)
     _require.positive_int("d", d)
-    if n < 2:
-        raise ValueError(f"n must be at least 2, got {n}")
     _require_moments(moments)
 
 

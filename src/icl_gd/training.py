@@ -71,7 +71,7 @@ def initialise_transformer(
     width: int = 64,
     smeared: bool = False,
 ) -> Transformer:
-    """Draws the weights of ``induction.run``: normal, of variance 1 / fan-in.
+    """Draws the weights of ``induction.forward``: normal, of variance 1 / fan-in.
 
     Heads have size width / heads. The embedding has unit variance, biases start at 0,
     and smeared keys halfway between a position and the one before it. Raises ValueError
