@@ -29,9 +29,9 @@ RAW = {
     "footnote": r"\[\^",
     "option": r"^:[\w-]+:",
     "comment": r"^%",
-    "link within the book": r"\]\((?!https://)",
+    "link within the book": r"(?<!\\)\]\((?!https://)",
 }
-NUMBERED = "Theorem|Proposition|Lemma|Corollary|Definition|Remark|Exercise|Fig."
+NUMBERED = "Theorem|Proposition|Lemma|Corollary|Definition|Remark|Axiom|Exercise|Fig."
 
 HEAD = """---
 kernelspec: {display_name: Python 3, language: python, name: python3}
@@ -77,7 +77,7 @@ Text 2 \* 3 \* 4, \_a\_, \$5 and \$6, \`x\`, a\\b, \<b>, \[a\](b), "quoted" it's
 
 ![A dot.](../_static/favicon.svg)
 
-``a `tick` ``
+`` a `tick` ``
 
     indented code
 
@@ -401,7 +401,7 @@ def assert_same_numbers(result, site):
     text = text_of(result)
     assert re.findall(r"\\tag\{(.+?)\}", text) == re.findall(r'class="eqno">\((.+?)\)', article)
     titles = re.findall(rf"(?:\*\*|<b>)((?:{NUMBERED}) [\d.]*\d)", text)
-    assert titles == [t.strip() for t in re.findall(r'caption-number">(.+?)</span>', article)]
+    assert titles == re.findall(r'caption-number">([^<]*\d) *</span>', article)
 
 
 @each_page
@@ -442,11 +442,11 @@ EXPECTED = [
     "Inline $x^2$, and a role in code `` {cite}`a` ``.",
     f"von Oswald *et al.* [[2003]({OSWALD})]; "
     "A and B [[2002](https://example.org/two)], Akyürek [[2001](https://doi.org/10.1/one)]; "
-    f"[[von Oswald *et al.*, 2003]({OSWALD}), [A and B, 2002](https://example.org/two)]; "
+    f"[[A and B, 2002](https://example.org/two), [von Oswald *et al.*, 2003]({OSWALD})]; "
     "[[Akyürek, 2001](https://doi.org/10.1/one)].",
     f"Equations (1), [(4)]({BOOK}book/part/other.html#equation-eq-other), (3).",
     f"[Theorem 2]({BOOK}book/part/other.html#thm:other), the lemma.",
-    f"Exercise 2, [Exercise 4]({BOOK}book/part/other.html#ex:other).\n"
+    f"Exercise 2, [Exercise 3]({BOOK}book/part/other.html#ex:other).\n"
     "Solved: Solution to Exercise 2 (Named).",
     f"[text]({BOOK}book/part/other.html), [References]({BOOK}book/references.html).",
     f"[The other page]({BOOK}book/part/other.html#ch-other), below, [far]",
@@ -500,7 +500,7 @@ def test_cells_are_in_the_order_of_the_page(small):
 
 # What must not pass: what the builder does not know, then what the book itself has to find.
 BAD = [
-    ("```{bibliography}\n```", "no plain Markdown for container ('"),
+    ("{cite}`one`\n\n```{bibliography}\n```", "no plain Markdown for container ('"),
     ("````{tab-set}\n```{tab-item} A\nB.\n```\n````", "no plain Markdown for container ('"),
     (":::{note}\nText {abbr}`word (a word)`.\n:::", "no plain Markdown for abbreviation ('word')"),
     ("H{sub}`2`O", "no plain Markdown for subscript ('2')"),
@@ -514,8 +514,8 @@ BAD = [
     ),
     ("<b>HTML</b>", "no plain Markdown for raw ('<b>')"),
     ("a line\\\nbroken", "no plain Markdown for raw ('<br"),
-    ("![](https://example.org/a.png)", "not an image of the book: https://example.org/a.png"),
-    ("{download}`other <other.md>`", "not a link to a page"),
+    ("![](https://example.org/a.png)", "the image https://example.org/a.png"),
+    ("{download}`other <other.md>`", "the link "),
     ("```{plot} x\n```", "Unknown directive type: 'plot'"),
     ("Text {rolle}`word`.", 'Unknown interpreted text role "rolle"'),
     ("Text {term}`no`.", "term not in glossary: 'no'"),

@@ -74,7 +74,7 @@ class Colab(Builder):
             nbformat.v4.new_markdown_cell(cell, id=f"text-{n}") if isinstance(cell, str) else cell
             for n, cell in enumerate(cells)
         ]
-        target = Path(self.outdir, docname).with_suffix(".ipynb")
+        target = Path(self.outdir, f"{docname}.ipynb")
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
 
@@ -135,10 +135,11 @@ class Markdown:
         for kind in type(node).__mro__:
             if method := getattr(self, f"of_{kind.__name__}", None):
                 return method(node)
-        raise self.fault(node, f"no plain Markdown for {node.tagname}")
+        raise self.fault(node)
 
-    def fault(self, node, message):
-        return Fault(f"{get_node_location(node)}: {message} ({node.astext()[:60]!r})")
+    def fault(self, node, what=None):
+        what = f"{what or node.tagname} ({node.astext()[:60]!r})"
+        return Fault(f"{get_node_location(node)}: no plain Markdown for {what}")
 
     def blocks(self, node):
         return join(map(self.text, node.children))
@@ -169,7 +170,7 @@ class Markdown:
         while isinstance(parent, nodes.section):
             depth, parent = depth + 1, parent.parent
         if not depth:
-            raise self.fault(node, f"no plain Markdown for a title of {parent.tagname}")
+            raise self.fault(node, f"a title of {parent.tagname}")
         return f"{'#' * depth} {self.line(node)}"
 
     def of_Admonition(self, node):
@@ -179,7 +180,7 @@ class Markdown:
         elif node.tagname in admonitionlabels:
             title = admonitionlabels[node.tagname]
         else:
-            raise self.fault(node, f"no plain Markdown for {node.tagname}")
+            raise self.fault(node)
         folded = {"dropdown", "solution"} & set(node["classes"])
         return box(f"{title.strip()}.", join(map(self.text, body)), folded)
 
@@ -191,12 +192,12 @@ class Markdown:
 
     def of_container(self, node):
         if node.get("design_component") != "dropdown" or not node["has_title"]:
-            raise self.fault(node, "no plain Markdown for container")
+            raise self.fault(node)
         return box(f"{self.line(node[0])}.", join(map(self.text, node[1:])), folded=True)
 
     def of_raw(self, node):
         if not node.astext().lstrip().startswith("<script"):  # sphinx-thebe's, on every page
-            raise self.fault(node, "no plain Markdown for raw")
+            raise self.fault(node)
         return ""
 
     def of_paragraph(self, node):
@@ -216,11 +217,11 @@ class Markdown:
         return ("\n" if all(len(item) == 1 for item in node) else "\n\n").join(items)
 
     def of_block_quote(self, node):
-        return textwrap.indent(self.blocks(node), "> ", lambda line: True)
+        return "\n".join(f"> {line}".rstrip() for line in self.blocks(node).split("\n"))
 
     def of_tgroup(self, node):
         if not isinstance(node[-2], nodes.thead):
-            raise self.fault(node, "no plain Markdown for a table without a head")
+            raise self.fault(node, "a table without a head")
         rows = [[self.cell(entry) for entry in row] for row in node.findall(nodes.row)]
         rule = [COLUMN.get(" ".join(entry["classes"]), "---") for entry in node[-2][0]]
         return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
@@ -230,7 +231,8 @@ class Markdown:
 
     def of_literal_block(self, node):
         fence = "`" * max(3, 1 + longest(node))
-        return f"{fence}{node['language']}\n{node.astext()}\n{fence}"
+        language = re.sub("none|default", "", node["language"])
+        return f"{fence}{language}\n{node.astext().rstrip()}\n{fence}"
 
     def of_math_block(self, node):
         content = "\n".join(filter(None, map(str.strip, node.astext().split("\n"))))
@@ -243,7 +245,7 @@ class Markdown:
 
     def of_image(self, node):
         if node["uri"] not in self.env.images:
-            raise self.fault(node, f"not an image of the book: {node['uri']}")
+            raise self.fault(node, f"the image {node['uri']}")
         name = self.env.images[node["uri"]][1]
         return f"![{node.get('alt', '')}]({self.builder.config.html_baseurl}_images/{name})"
 
@@ -283,7 +285,7 @@ class Markdown:
         if address.startswith(("#", self.url)):  # on this page
             return text
         if not address.startswith(("https://", "http://")):
-            raise self.fault(node, f"not a link to a page: {address}")
+            raise self.fault(node, f"the link {address}")
         return f"[{text}]({self.builder.papers.get(address, address)})"
 
 
