@@ -142,8 +142,8 @@ def of_shape(name, wanted, given):
     return Bad(ValueError, f"^{re.escape(text)}$")
 
 
-def no_int(name, given):
-    return Bad(TypeError, f"^{name} must be an int of at least 1, got {re.escape(given)}")
+def no_int(name, given, least=1):
+    return Bad(TypeError, f"^{name} must be an int of at least {least}, got {re.escape(given)}")
 
 
 gd = lambda w0=W0, x=X, y=Y, eta=0.1, steps=2: descent.gradient_descent(w0, x, y, eta, steps)
@@ -501,8 +501,15 @@ CASES = {
     # flows
     "integrate: without x64": Case(
         lambda: decay(),
-        Bad(ValueError, "^jax_enable_x64 must be True for integrate, got False$"),
+        Bad(
+            ValueError,
+            "^jax_enable_x64 must be True for integrate with tolerance = 1e-09, got False$",
+        ),
         x64=False,
+    ),
+    "integrate: a negative tolerance": Case(
+        lambda: flow.integrate(jnp.negative, 1.0, TIMES, -1e-3),
+        Bad(ValueError, "^tolerance must be between 0 and 1, got -0.001$"),
     ),
     "integrate: times as a list": Case(lambda: decay([0.0, 1.0]), a_list("times")),
     "integrate: one time": Case(
@@ -512,8 +519,7 @@ CASES = {
         lambda: decay(np.array([1.0, 0.0])), Bad(ValueError, "^times must be .*increasing numbers")
     ),
     "integrate: times traced": Case(
-        lambda: jax.jit(decay)(TIMES),
-        Bad(TypeError, "^times must be known numbers, got traced ones"),
+        lambda: jax.jit(decay)(TIMES), WEIGHTS[0] * np.exp(TIMES[0] - TIMES[-1])
     ),
     "integrate: integers beside single": Case(
         lambda: sum(decay(start={"a": np.array([1, 1]), "b": np.ones(2, np.float32)}).values()),
@@ -675,7 +681,7 @@ CASES = {
         of_shape("sequences", ("any", "any"), (4,)),
     ),
     "repeated: vocabulary as JAX has it": Case(
-        lambda: tasks.repeated(a_key(), jnp.array(5)), no_int("vocabulary", "Array(5")
+        lambda: tasks.repeated(a_key(), jnp.array(5)), no_int("vocabulary", "Array(5", 2)
     ),
     "spellings: a negative token": Case(
         lambda: corpus.spellings(np.array([[-1, 97]])),

@@ -167,11 +167,15 @@ BAD = [
     (function, {name: value}, error, f"{name} must be {message}")
     for function, sizes, scale in (
         ("uniform", ("n", "d"), "input_range"),
-        ("normalised", ("n", "d"), "scale"),
+        ("normalised", ("d",), "scale"),
         ("regression", ("n", "d", "outputs"), "target_scale"),
     )
     for name, cases in [(size, BAD_SIZES) for size in sizes] + [(scale, BAD_SCALES)]
     for value, error, message in cases
+]
+BAD += [
+    ("normalised", {"n": 1}, ValueError, "n must be at least 2, got 1"),
+    ("normalised", {"n": 2.0}, TypeError, "n must be an int of at least 2, got 2.0"),
 ]
 
 
@@ -264,7 +268,7 @@ def test_published_repeats_are_25_tokens_4_times():
     "change, error, message",
     [
         ({"vocabulary": 1}, ValueError, "vocabulary must be at least 2, got 1"),
-        ({"vocabulary": 2.0}, TypeError, "vocabulary must be an int of at least 1, got 2.0"),
+        ({"vocabulary": 2.0}, TypeError, "vocabulary must be an int of at least 2, got 2.0"),
         ({"length": 0}, ValueError, "length must be at least 1, got 0"),
         ({"repeats": 0}, ValueError, "repeats must be at least 1, got 0"),
         ({"vocabulary": 5, "length": 5, "distinct": True}, ValueError,

@@ -292,8 +292,8 @@ def test_centring_gaussian_inputs_costs_exactly_one_example(n, d):
     "change, error, message",
     [
         ({"n": 1}, ValueError, "n must be at least 2, got 1"),
-        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
-        ({"n": 2.5}, TypeError, "n must be an int of at least 1, got 2.5"),
+        ({"n": 0}, ValueError, "n must be at least 2, got 0"),
+        ({"n": 2.5}, TypeError, "n must be an int of at least 2, got 2.5"),
         ({"d": 0}, ValueError, "d must be at least 1, got 0"),
         ({"moments": theory.Moments(0.5, 0.24)}, ValueError, "moments must satisfy"),
     ],

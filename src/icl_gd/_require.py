@@ -61,6 +61,14 @@ def positive(name, value):
         raise ValueError(f"{name} must be positive, got {value}")
 
 
+def increasing(name, value):
+    """Raises unless ``value`` holds two or more finite numbers, each above the last."""
+    shape(name, value, (None,))
+    finite(name, value)
+    if len(value) < 2 or not (_traced(value) or (np.diff(value) > 0).all()):
+        raise ValueError(f"{name} must be two or more increasing numbers, got {value}")
+
+
 def between(name, value, low, high):
     """Raises unless ``low <= value <= high``, for every entry."""
     value = _real(name, value)

@@ -99,10 +99,7 @@ def integrate(
     _require.between("tolerance", tolerance, 0, 1)
     if tolerance < 1e-6:
         _require.double(f"integrate with tolerance = {tolerance}")
-    _require.concrete("times", times)
-    _require.finite("times", times)
-    if len(times) < 2 or not (np.diff(times) > 0).all():
-        raise ValueError(f"times must be two or more increasing numbers, got {times}")
+    _require.increasing("times", times)
     start = jax.tree.map(
         lambda y: jnp.asarray(y, jnp.promote_types(jnp.result_type(y), float)), start
     )
