@@ -361,6 +361,7 @@ of_runs, of_both, same = PartitionSpec("runs"), PartitionSpec("runs", "unused"),
 for own in (False, True):
     key = lambda: jax.random.split(jax.random.key(1), 4) if own else jax.random.key(1)
     alone = fit(begin, key())
+    np.testing.assert_array_equal(alone.params["noise"], begin["noise"])
     for shape in [(4, 1)] if hosts > 1 else [(1, 1), (2, 2), (4, 1)]:
         devices = np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
         mesh = Mesh(devices, ("runs", "unused"))
