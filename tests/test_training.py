@@ -1,9 +1,10 @@
 """Training against plain loops: NumPy's Adam, and one Python step after the other."""
 
-import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_examples import EXAMPLES
 
 from icl_gd import training
 from icl_gd.attention import Attention
@@ -331,38 +333,80 @@ def test_a_run_goes_on_from_its_state():
     assert abs(run(half.params, 3).losses - rest.losses).max() > 1e-3  # the state matters
 
 
-DEVICES = """
-import jax, jax.numpy as jnp, numpy as np, optax
-from icl_gd import training
+# The README's recipe, and then both kinds of run on meshes of several shapes: in one process, or in
+# one of several. It states a place for every array, as several processes need it.
+RECIPE, PRINTED = next(e.values for e in EXAMPLES if "PartitionSpec" in e.values[0])
+BEGIN = """
+import sys
+import jax
+
+hosts, host = map(int, sys.argv[2:])
+if hosts > 1:
+    jax.distributed.initialize(sys.argv[1], hosts, host)
+"""
+SPREAD = """
 jax.config.update("jax_enable_x64", True)
-loss = lambda p, key: jnp.sum((p - jax.random.normal(key, (2,))) ** 4)
-measures = {"norm": jnp.linalg.norm}
-for devices in (1, 2):
-    assert jax.local_device_count() == 2
-    jax.device_count = lambda: devices
-    for seeds in (4, 3):
-        params = jnp.arange(2.0 * seeds).reshape(seeds, 2)
-        for key in (jax.random.key(0), jax.random.split(jax.random.key(0), seeds)):
-            run = training.fit(loss, params, key, optax.adam(0.1), 6, 3, measures)
-            print(len(run.losses.sharding.device_set), np.asarray(run.losses).tolist(),
-                  np.asarray(run.params).tolist(), np.asarray(run.measured["norm"]).tolist(),
-                  sep=";")
+target = jnp.arange(2.0)
+
+def loss(p, key):  # p["noise"] is a setting
+    noise = jax.lax.stop_gradient(p["noise"]) * jax.random.normal(key, (2,))
+    return jnp.sum((p["layer"] - target - noise) ** 4)
+
+def fit(params, key, **more):
+    measures = {"norm": lambda p: jnp.linalg.norm(p["layer"]), **more}
+    return training.fit(loss, params, key, optax.adam(0.1), 6, 3, measures)
+
+begin = {"layer": np.arange(8.0).reshape(4, 2), "noise": np.array([1.0, 0.5, 0.1, 0.0])}
+of_runs, of_both, same = PartitionSpec("runs"), PartitionSpec("runs", "unused"), PartitionSpec()
+for own in (False, True):
+    key = lambda: jax.random.split(jax.random.key(1), 4) if own else jax.random.key(1)
+    alone = fit(begin, key())
+    np.testing.assert_array_equal(alone.params["noise"], begin["noise"])
+    for shape in [(4, 1)] if hosts > 1 else [(1, 1), (2, 2), (4, 1)]:
+        devices = np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
+        mesh = Mesh(devices, ("runs", "unused"))
+        place = lambda spec: NamedSharding(mesh, spec)
+        params = jax.device_put(begin, {"layer": place(of_both), "noise": place(of_runs)})
+        keys = jax.jit(key, out_shardings=place(of_runs if own else same))()
+        run = fit(params, keys, device=lambda _: jax.lax.axis_index("runs"))
+        run = jax.jit(lambda run: run, out_shardings=place(same))(run)
+        trained_by = np.asarray(run.measured.pop("device"))[:, 0]
+        np.testing.assert_array_equal(trained_by, np.repeat(range(shape[0]), 4 // shape[0]))
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+        jax.tree.map(close, tuple(run), tuple(alone))
 """
 
 
-def test_devices_share_the_seeds():
-    """Two devices give what one gives; three seeds, which two cannot share, stay on one."""
-    flags = "--xla_force_host_platform_device_count=2"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.split(";") for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows] == ["1"] * 4 + ["2", "2", "1", "1"]
-    for one, two in zip(rows[:4], rows[4:], strict=True):
-        for a, b in zip(one[1:], two[1:], strict=True):
-            np.testing.assert_allclose(json.loads(a), json.loads(b), rtol=1e-12)
+@pytest.mark.parametrize("hosts, devices", [(1, 4), (2, 2)])
+def test_spread_seeds_train_as_on_one_device(hosts, devices):
+    """Four devices, of one process or of two, give what one gives, and each trains its share."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = "localhost:{1}".format(*free.getsockname())
+    settings = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [sys.executable, "-c", BEGIN + RECIPE + SPREAD, address, str(hosts)]
+    started = [
+        subprocess.Popen(
+            [*command, str(host)],
+            env={**os.environ, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for host in range(hosts)
+    ]
+    with suppress(subprocess.TimeoutExpired):  # by one that waits for one that has failed
+        for process in started:
+            process.wait(timeout=300)
+    for process in started:
+        process.kill()
+    told = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0] * hosts, "\n".join(told)
+    assert all(PRINTED in text for text in told), told
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from icl_gd import _require
@@ -142,7 +142,7 @@ def accumulated(
     return mean
 
 
-def _update_of(loss, optimiser, shared, seeds):
+def _update_of(loss, optimiser, shared):
     """One update of all seeds: a vmap if they share the key, else seed by seed."""
 
     def update(carry, key):
@@ -151,37 +151,39 @@ def _update_of(loss, optimiser, shared, seeds):
         updates, state = optimiser.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    if not shared:
-        return lambda carry, keys: jax.lax.map(
-            lambda seed: update(*seed), (carry, keys)
-        )
-    if seeds == 1:  # a vmap over one seed would only slow its matrix products
+    def in_turn(carry, keys):
+        return jax.lax.map(lambda seed: update(*seed), (carry, keys))
+
+    def together(carry, key):
+        if len(jax.tree.leaves(carry)[0]) > 1:
+            return jax.vmap(update, in_axes=(0, None))(carry, key)
+        # A vmap over one seed would only slow its matrix products.
         each = lambda at: partial(jax.tree.map, lambda leaf: leaf[at])
-        return lambda carry, key: each(None)(update(each(0)(carry), key))
-    return jax.vmap(update, in_axes=(0, None))
+        return each(None)(update(each(0)(carry), key))
+
+    return together if shared else in_turn
 
 
-def _over_devices(run, seeds, shared):
-    """Compiles a run; its leading axis of seeds is split where devices can share it."""
-    devices = jax.device_count()
-    if devices == 1 or seeds % devices:
+def _where_they_lie(run, params, shared):
+    """Compiles a run; if the caller spread the seeds, each device trains its own."""
+    placed = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params))
+    sharding = next((s for s in placed if isinstance(s, NamedSharding)), None)
+    if sharding is None:
         return jax.jit(run)
-    mesh = Mesh(jax.devices(), ("seeds",))
-    own, same = PartitionSpec("seeds"), PartitionSpec()
+    own, same = PartitionSpec(*sharding.spec[:1]), PartitionSpec()
     specs = own, own, same if shared else own
     shares = jax.shard_map(
-        run, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False
+        run, mesh=sharding.mesh, in_specs=specs, out_specs=own, check_vma=False
     )
     return jax.jit(shares)
 
 
 def _require_seeds(params, key):
-    """How many there are; raises unless they share one key or each has its own."""
+    """Raises unless the seeds share one key or each has its own."""
     _require.key("key", key)
     _require.inexact("params", params)
     seeds = _require.leading("params", params, "seeds")
     _require.shape("key", key, (seeds,) if key.ndim else ())
-    return seeds
 
 
 def fit(
@@ -202,8 +204,9 @@ def fit(
     stream of its own: seeds then take turns within a step, which on a CPU is faster
     than a vmap that shares nothing. ``measures`` maps names to functions of one seed's
     parameters, evaluated before step 0, ``every``, 2 ``every``, ... and after the last.
-    Given its ``params``, its ``state`` and a new key, a run goes on. Where there are
-    several devices whose number divides that of the seeds, they share the seeds.
+    Given its ``params``, its ``state`` and a new key, a run goes on. Seeds are trained
+    where they lie: spread over a mesh of devices by a ``jax.sharding.NamedSharding`` of
+    their axis, and keys of their own likewise, each device trains its share (README).
 
     Random bits come from JAX's sequential Threefry layout, which on a CPU is several
     times faster than the partitionable default and gives other numbers. Raises
@@ -215,9 +218,9 @@ def fit(
     _require.positive_int("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps = {steps}, got {every}")
-    seeds, shared = _require_seeds(params, key), key.ndim == 0
-    measures = dict(measures or {})
-    update = _update_of(loss, optimiser, shared, seeds)
+    _require_seeds(params, key)
+    shared, measures = key.ndim == 0, dict(measures or {})
+    update = _update_of(loss, optimiser, shared)
 
     def measure(params):
         return jax.lax.map(lambda p: {m: f(p) for m, f in measures.items()}, params)
@@ -228,6 +231,7 @@ def fit(
         return carry, (losses, measured)
 
     def run(params, state, key):
+        state = jax.vmap(optimiser.init)(params) if state is None else state
         split = partial(jax.random.split, num=steps)
         keys = split(key) if shared else jax.vmap(split, out_axes=1)(key)
         keys = keys.reshape(steps // every, every, *key.shape)
@@ -236,8 +240,7 @@ def fit(
         measured = jax.tree.map(append, measured, measure(carry[0]))
         return *carry, losses.reshape(steps, -1).T, measured
 
-    state = jax.vmap(optimiser.init)(params) if state is None else state
-    run = _over_devices(run, seeds, shared)
+    run = _where_they_lie(run, params, shared)
     with jax.threefry_partitionable(False):
         params, state, losses, measured = run(params, state, key)
     return Fit(params, losses, jnp.arange(0, steps + 1, every), measured, state)
