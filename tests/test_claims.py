@@ -11,9 +11,6 @@ from chapters import BOOK, PAGES, code
 
 from icl_gd.book import claims
 
-PREFIXES = ("oswald-", "zheng-", "olsson-", "own-")
-KINDS = {"identity", "closed form", "reproduction", "ordering", "beyond the papers"}
-NEEDED = {"id", "source", "statement", "kind", "tolerance", "why"}
 CLAIMS = {
     "own-equal": {"statement": "S.", "tolerance": 0.5},
     "own-equal-said": {"statement": "S.", "tolerance": 0.5, "relation": "equal"},
@@ -28,24 +25,49 @@ def small(monkeypatch):
     monkeypatch.setattr(claims, "registry", lambda: CLAIMS)
 
 
-@pytest.mark.parametrize("entry", list(claims.registry().values()), ids=lambda e: e["id"])
-def test_entry_is_complete(entry):
-    assert NEEDED <= set(entry) <= NEEDED | {"relation", "published"}
-    assert entry["id"].startswith(PREFIXES)
-    assert re.fullmatch(r"[a-z0-9.-]+", entry["id"])
-    assert entry["kind"] in KINDS
-    assert entry.get("relation", "equal") in claims.RELATIONS
-    assert isinstance(entry["tolerance"], float)
-    assert 0 <= entry["tolerance"] < float("inf")
-    for text in ("source", "statement", "why"):
-        assert isinstance(entry[text], str)
-        assert entry[text].strip()
-    assert entry["statement"].endswith(".")
+GOOD = {
+    "id": "own-sum",
+    "source": "this book",
+    "statement": "One and one is two.",
+    "kind": "identity",
+    "tolerance": 1e-12,
+    "why": "rounding",
+}
+WRONG = [
+    ({"tolerance": "1e-6"}, "own-sum: tolerance must be a number, got the text '1e-6': write"),
+    ({"tolerance": 1}, "own-sum: tolerance must be a float of at least 0, got 1"),
+    ({"tolerance": -1.0}, "own-sum: tolerance must be a float of at least 0, got -1.0"),
+    ({"tolerance": float("nan")}, "own-sum: tolerance must be a float of at least 0, got nan"),
+    ({"tolerance": float("inf")}, "own-sum: tolerance must be a float of at least 0, got inf"),
+    ({"id": "smith-sum"}, "smith-sum: id must begin with one of oswald-, zheng-, olsson-, own-"),
+    ({"kind": "theorem"}, "own-sum: kind must be one of identity, .*, got 'theorem'"),
+    ({"relation": "less"}, "own-sum: relation must be one of equal, below, above, got 'less'"),
+    ({"statement": "Two"}, "own-sum: statement must end with a full stop, got 'Two'"),
+    ({"why": " "}, "own-sum: why must be text, got ' '"),
+    ({"source": 2022}, "own-sum: source must be text, got 2022"),
+    ({"tolerances": 1.0}, "own-sum: tolerances is no field of a claim, which are id, source"),
+]
 
 
-def test_ids_are_unique_and_in_order():
-    text = (BOOK.parent / "src" / "icl_gd" / "book" / "claims.yml").read_text("utf-8")
-    assert re.findall(r"^- id: (.+)$", text, re.MULTILINE) == list(claims.registry())
+@pytest.mark.parametrize("change, message", WRONG)
+def test_a_wrong_entry_is_named(change, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        claims.validated([{**GOOD, **change}])
+
+
+@pytest.mark.parametrize("field", claims.NEEDED)
+def test_a_missing_field_is_named(field):
+    entry = {name: value for name, value in GOOD.items() if name != field}
+    name = "claim 2" if field == "id" else "own-sum"
+    with pytest.raises(ValueError, match=f"^{name}: {field} is missing$"):
+        claims.validated([{**GOOD, "id": "own-first"}, entry])
+
+
+def test_good_entries_are_kept_in_order():
+    entries = [{**GOOD, "id": name} for name in ("own-b", "own-a")]
+    assert claims.validated(entries) == {"own-b": entries[0], "own-a": entries[1]}
+    with pytest.raises(ValueError, match=r"^own-b: id must be its own, got it twice$"):
+        claims.validated([entries[0], entries[0]])
 
 
 def checks(page):

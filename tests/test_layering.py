@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import cache
 from itertools import chain
+from statistics import median
 
 import pytest
 from chapters import PAGES, ROOT, code
@@ -131,10 +132,20 @@ def test_what_is_public_is_described(module, node):
     assert ast.get_docstring(node)
 
 
-@each_public
-def test_functions_are_short(module, node):
-    """About 25 lines of code, so that a function reads like its equation."""
-    functions = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef)]
-    for function in functions:
-        statements = [n for n in ast.walk(function) if isinstance(n, ast.stmt)]
-        assert len(statements) <= 30
+def length(function, lines):
+    """Lines of code in a function's body: no docstring, no comment, no empty line."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    rows = lines[body[0].lineno - 1 : body[-1].end_lineno] if body else []
+    return sum(bool(row.strip()) and not row.strip().startswith("#") for row in rows)
+
+
+def test_functions_are_short():
+    """So that a function reads like its equation: all of them, private and inner ones too."""
+    lengths = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lengths[path.stem, node.name, node.lineno] = length(node, text.splitlines())
+    assert median(lengths.values()) <= 5
+    assert {name: lines for name, lines in lengths.items() if lines > 25} == {}

@@ -170,51 +170,6 @@ def test_scale_bar_starts_at_zero_where_nothing_is_negative(pair):
 Y, MOVED, QUERIES, LANDED = X + 1, X - 1, np.array([0.5, 1.5]), np.array([-1.0, -3.0])
 
 
-def test_two_views_show_one_step(pair):
-    assert plots.two_views(pair, X, Y, 2.0, MOVED, QUERIES, LANDED) is pair
-    left, right = pair
-    before, after, points = left.lines
-    ends = [0, 4.6]
-    np.testing.assert_allclose(data(before), [ends, [0, 0]])
-    np.testing.assert_allclose(data(after), [ends, [0, 9.2]])
-    assert colour(after) == plots.ROLES["gd"]["color"]
-    assert colour(before) == plots.ROLES["noise"]["color"]
-    assert data(points) == [X.tolist(), Y.tolist()]
-    assert (points.get_linestyle(), points.get_marker()) == ("None", "o")
-    (residuals,) = left.collections
-    for bar, x, y in zip(residuals.get_segments(), X, Y, strict=True):
-        assert sorted(bar.tolist()) == sorted([[x, 2 * x], [x, y]])
-    mirrored, old, new, landed = right.lines
-    np.testing.assert_allclose(data(mirrored), [ends, [0, -9.2]])
-    assert mirrored.get_linestyle() == "--"
-    assert data(old) == [X.tolist(), Y.tolist()]
-    assert data(new) == [X.tolist(), MOVED.tolist()]
-    assert data(landed) == [QUERIES.tolist(), LANDED.tolist()]
-    assert colour(new) == plots.ROLES["trained"]["color"]
-    assert colour(landed) == plots.ROLES["gd"]["color"]
-    for arrow, x, y, moved in zip(right.texts, X, Y, MOVED, strict=True):
-        assert (arrow.xyann, arrow.xy) == ((x, y), (x, moved))  # from the label to its residual
-        assert arrow.get_text() == ""
-        assert to_hex(arrow.arrow_patch.get_edgecolor()).upper() == plots.ROLES["trained"]["color"]
-    assert "line moves" in left.get_title()
-    assert "tokens move" in right.get_title()
-    for panel in pair:
-        assert panel.get_xlabel().startswith("$x$")
-        assert panel.get_ylabel().startswith("$y$")
-
-
-@pytest.mark.parametrize("name", ["y", "moved", "landed"])
-def test_two_views_of_other_lengths_are_named(pair, name):
-    arguments = {"y": Y, "moved": MOVED, "landed": LANDED} | {name: np.zeros(4)}
-    length = 2 if name == "landed" else 3
-    with pytest.raises(ValueError, match=rf"{name} must have shape \({length},\), got \(4,\)"):
-        plots.two_views(pair, x=X, w1=2.0, queries=QUERIES, **arguments)
-
-
-LINE = np.linspace(0, 1, 5)
-MARKS = np.array([0.25, 0.5, 0.75])
-
-
 def draw_steps(ax, count=3, **changes):
     curves = [LINE**2 * (k + 1) * (1 - LINE) for k in range(count)]
     answers = [MARKS * k for k in range(count)]
@@ -223,57 +178,6 @@ def draw_steps(ax, count=3, **changes):
         "answers": answers, "labels": [10 * (k + 1) for k in range(count)],
     }  # fmt: skip
     return plots.steps(ax, **arguments | changes), curves, answers
-
-
-@pytest.mark.parametrize("count", range(1, 7))
-def test_steps_are_curves_with_markers_on_them(ax, count):
-    returned, curves, answers = draw_steps(ax, count)
-    assert returned is ax
-    examples, truth, *rest = ax.lines
-    assert data(examples) == [X.tolist(), Y.tolist()]
-    assert data(truth) == [LINE.tolist(), (2 * LINE).tolist()]
-    assert truth.get_linestyle() == "--"
-    assert len(rest) == 2 * count
-    for line, curve in zip(rest[::2], curves, strict=True):
-        assert data(line) == [LINE.tolist(), curve.tolist()]
-        assert colour(line) == plots.ROLES["gd"]["color"]
-    for markers, answer in zip(rest[1::2], answers, strict=True):
-        assert data(markers) == [MARKS.tolist(), answer.tolist()]
-        assert colour(markers) == plots.ROLES["trained"]["color"]
-        assert (markers.get_marker(), markers.get_linestyle()) == ("o", "None")
-    for series in (rest[::2], rest[1::2]):
-        shades = [line.get_alpha() for line in series]
-        assert shades == sorted(set(shades))  # darker for more
-        assert shades[0] > 0
-        assert shades[-1] == pytest.approx(1)
-    shown = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert shown == ["examples", "truth", "GD", "attention"]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("input", "label")
-    assert not len(ax.get_xticks())
-
-
-def test_steps_are_numbered_where_curves_are_far_apart(ax):
-    _, curves, _ = draw_steps(ax)
-    assert [text.get_text() for text in ax.texts] == ["10", "20", "30"]
-    for text, curve in zip(ax.texts, curves, strict=True):
-        assert text.xy == (LINE[3], curve[3])  # x^2 (1 - x) is largest at 3/4 of these points
-    assert [text.xyann for text in ax.texts] == [(0, -7), (0, -7), (0, 7)]  # points below, above
-    assert [text.get_va() for text in ax.texts] == ["top", "top", "bottom"]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"labels": [1, 3]}, r"curves must have shape \(2, 5\), got \(3, 5\)"),
-        ({"curves": [LINE] * 2}, r"curves must have shape \(3, 5\), got \(2, 5\)"),
-        ({"answers": [MARKS] * 4}, r"answers must have shape \(3, 3\), got \(4, 3\)"),
-        ({"curves": [MARKS] * 3}, r"curves must have shape \(3, 5\), got \(3, 3\)"),
-        ({"answers": [LINE] * 3}, r"answers must have shape \(3, 3\), got \(3, 5\)"),
-    ],
-)
-def test_steps_of_other_lengths_fail(ax, change, message):
-    with pytest.raises(ValueError, match=message):
-        draw_steps(ax, **change)
 
 
 def test_style_is_one():
@@ -297,46 +201,6 @@ def test_source_is_the_code_itself():
 
 
 CORNER = np.array([[2.0, 2.0], [1.0, 1.0], [0.5, 0.5]])
-
-
-def test_a_portrait_has_flows_both_branches_and_what_is_trained(ax):
-    side = CORNER[:, ::-1] + [0.0, 1.0]
-    plots.portrait(ax, [CORNER, side], 0.25, [CORNER, side[:2]], reach=3.0)
-    flows, branches, trained = ax.lines[:2], ax.lines[2:4], ax.lines[4:]
-    assert [data(line) for line in flows] == [CORNER.T.tolist(), side.T.tolist()]
-    assert {colour(line) for line in flows} == {plots.ROLES["noise"]["color"]}
-    for branch, sign in zip(branches, (1, -1), strict=True):
-        a, b = branch.get_data()
-        np.testing.assert_allclose(a * b, 0.25)
-        assert np.all(sign * a > 0) and np.abs(a).max() == pytest.approx(3.0)
-        assert np.abs(b).max() == pytest.approx(3.0)
-    assert data(trained[0]) == CORNER.T.tolist() and data(trained[1]) == [[2.0], [2.0]]
-    assert data(trained[2]) == side[:2].T.tolist()
-    assert {colour(line) for line in trained} == {plots.ROLES["trained"]["color"]}
-    assert ax.get_legend_handles_labels()[1] == ["$ab$ at its limit", "trained"]
-    assert ax.get_xlim() == ax.get_ylim() == (-3.0, 3.0)
-    assert ax.get_xlabel().startswith("$a$") and ax.get_ylabel().startswith("$b$")
-
-
-def test_an_arrow_shows_the_direction_half_way(ax):
-    path = np.stack([np.arange(5.0), np.zeros(5)], axis=1)
-    plots.portrait(ax, [path], 1.0, [], reach=5.0)
-    (arrow,) = ax.texts
-    assert tuple(arrow.xyann) == (1.0, 0.0) and tuple(arrow.xy) == (2.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    "flows, product, trained, reach, name",
-    [
-        ([CORNER[:, :1]], 1.0, [], 1.0, "path"),
-        ([], 1.0, [CORNER[0]], 1.0, "path"),
-        ([], 0.0, [], 1.0, "product"),
-        ([], 1.0, [], -1.0, "reach"),
-    ],
-)
-def test_bad_portraits(ax, flows, product, trained, reach, name):
-    with pytest.raises(ValueError, match=f"{name} must"):
-        plots.portrait(ax, flows, product, trained, reach)
 
 
 def test_attention_map_names_its_positions(ax):

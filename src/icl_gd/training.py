@@ -186,6 +186,12 @@ def _require_seeds(params, key):
     _require.shape("key", key, (seeds,) if key.ndim else ())
 
 
+def _of_steps(key, steps):
+    """A key for each step, in front of the axis of seeds."""
+    split = partial(jax.random.split, num=steps)
+    return jax.vmap(split, out_axes=1)(key) if key.ndim else split(key)
+
+
 def fit(
     loss: Callable[[Any, Key[Array, ""]], Float[Array, ""]],
     params: Any,
@@ -232,9 +238,7 @@ def fit(
 
     def run(params, state, key):
         state = jax.vmap(optimiser.init)(params) if state is None else state
-        split = partial(jax.random.split, num=steps)
-        keys = split(key) if shared else jax.vmap(split, out_axes=1)(key)
-        keys = keys.reshape(steps // every, every, *key.shape)
+        keys = _of_steps(key, steps).reshape(steps // every, every, *key.shape)
         carry, (losses, measured) = jax.lax.scan(stretch, (params, state), keys)
         append = lambda a, b: jnp.moveaxis(jnp.concatenate([a, b[None]]), 0, 1)
         measured = jax.tree.map(append, measured, measure(carry[0]))

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+SOURCES = ("oswald-", "zheng-", "olsson-", "own-")  # how an id begins
+KINDS = ("identity", "closed form", "reproduction", "ordering", "beyond the papers")
+NEEDED = ("id", "source", "statement", "kind", "tolerance", "why")
+OPTIONAL = ("relation", "published")
 RELATIONS = {
-    "equal": (
-        "|measured - expected|",
-        lambda measured, expected: abs(measured - expected),
-    ),
-    "below": ("measured - expected", lambda measured, expected: measured - expected),
-    "above": ("expected - measured", lambda measured, expected: expected - measured),
+    "equal": ("|measured - expected|", lambda m, e: abs(m - e)),
+    "below": ("measured - expected", lambda m, e: m - e),
+    "above": ("expected - measured", lambda m, e: e - m),
 }
 
 
@@ -24,10 +25,53 @@ class ClaimError(AssertionError):
 @cache
 def registry() -> dict[str, dict[str, Any]]:
     """All claims by id, in the order of ``claims.yml``."""
-    entries = yaml.safe_load(
-        files("icl_gd.book").joinpath("claims.yml").read_text(encoding="utf-8")
-    )
-    return {entry["id"]: entry for entry in entries}
+    text = files("icl_gd.book").joinpath("claims.yml").read_text(encoding="utf-8")
+    return validated(yaml.safe_load(text))
+
+
+def validated(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Claims by id. Raises ValueError that names the claim, the field, what is wrong.
+
+    A claim has an id that begins with its source, a source, a statement that ends with
+    a full stop, a kind, a tolerance of at least 0 and the reason for it (why); it may
+    have a relation and the published figure.
+    """
+    claims = {}
+    for number, entry in enumerate(entries, 1):
+        name = entry.get("id", f"claim {number}")
+        for problem in _problems(entry):
+            raise ValueError(f"{name}: {problem}")
+        if name in claims:
+            raise ValueError(f"{name}: id must be its own, got it twice")
+        claims[name] = entry
+    return claims
+
+
+def _problems(entry):
+    """What is wrong with an entry, the most basic first."""
+    for field in NEEDED:
+        if field not in entry:
+            yield f"{field} is missing"
+    for field in set(entry) - {*NEEDED, *OPTIONAL}:
+        fields = ", ".join(NEEDED + OPTIONAL)
+        yield f"{field} is no field of a claim, which are {fields}"
+    for field in {"id", "source", "statement", "why"} & set(entry):
+        if not (isinstance(entry[field], str) and entry[field].strip()):
+            yield f"{field} must be text, got {entry[field]!r}"
+    if not entry["id"].startswith(SOURCES):
+        yield f"id must begin with one of {', '.join(SOURCES)}"
+    if not entry["statement"].endswith("."):
+        yield f"statement must end with a full stop, got {entry['statement']!r}"
+    if entry["kind"] not in KINDS:
+        yield f"kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}"
+    if entry.get("relation", "equal") not in RELATIONS:
+        relations = ", ".join(RELATIONS)
+        yield f"relation must be one of {relations}, got {entry['relation']!r}"
+    tolerance = entry["tolerance"]
+    if isinstance(tolerance, str):
+        yield f"tolerance must be a number, got the text {tolerance!r}: write 1.0e-6"
+    elif not (isinstance(tolerance, float) and 0 <= tolerance < float("inf")):
+        yield f"tolerance must be a float of at least 0, got {tolerance!r}"
 
 
 def check(claim: str, measured, expected) -> None:
@@ -42,35 +86,39 @@ def check(claim: str, measured, expected) -> None:
     """
     if claim not in registry():
         raise ValueError(f"claim must be an id of claims.yml, got {claim!r}")
+    measured, expected = _compared(claim, measured, expected)
     entry = registry()[claim]
+    relation, tolerance = entry.get("relation", "equal"), entry["tolerance"]
+    formula, gap = RELATIONS[relation]
+    worst = float(np.max(gap(measured, expected)))
+    if not worst <= tolerance:
+        raise ClaimError(
+            f"{claim}: {formula} = {worst:.3g} exceeds {tolerance}: "
+            f"{entry['statement']} (measured {measured}, expected {expected})"
+        )
+    held = {
+        "equal": f"gap ≤ {tolerance:g}",
+        "below": f"≤ {expected.max() + tolerance:g}",
+        "above": f"≥ {expected.min() - tolerance:g}",
+    }
+    spans = {"measured": _span(measured), "expected": _span(expected)}
+    _show(f"✓ {claim}: {held[relation]}", {"id": claim, "gap": f"{worst:.2g}", **spans})
+
+
+def _compared(claim, measured, expected):
+    """Both as arrays; raises unless they can be compared."""
     measured, expected = np.asarray(measured, float), np.asarray(expected, float)
     if expected.shape not in ((), measured.shape):
         raise ValueError(
             f"expected must be a number or of shape {measured.shape}, "
             f"got {expected.shape}"
         )
-    if measured.size == 0 or not (
-        np.isfinite(measured).all() and np.isfinite(expected).all()
-    ):
+    finite = np.isfinite(measured).all() and np.isfinite(expected).all()
+    if measured.size == 0 or not finite:
         raise ClaimError(
             f"{claim}: measured and expected must be finite, got {measured}, {expected}"
         )
-    formula, gap = RELATIONS[entry.get("relation", "equal")]
-    worst = float(np.max(gap(measured, expected)))
-    if not worst <= entry["tolerance"]:
-        raise ClaimError(
-            f"{claim}: {formula} = {worst:.3g} exceeds {entry['tolerance']}: "
-            f"{entry['statement']} (measured {measured}, expected {expected})"
-        )
-    tolerance = entry["tolerance"]
-    held = {
-        "equal": f"gap ≤ {tolerance:g}",
-        "below": f"≤ {expected.max() + tolerance:g}",
-        "above": f"≥ {expected.min() - tolerance:g}",
-    }
-    line = f"✓ {claim}: {held[entry.get('relation', 'equal')]}"
-    spans = {"measured": _span(measured), "expected": _span(expected)}
-    _show(line, {"id": claim, "gap": f"{worst:.2g}", **spans})
+    return measured, expected
 
 
 def _span(values) -> str:

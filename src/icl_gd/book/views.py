@@ -145,13 +145,34 @@ def attention_view(
     if not name.replace("-", "").isalpha():
         raise ValueError(f"name must be letters and hyphens, got {name!r}")
     _require.shape("patterns", patterns, (len(heads), len(tokens), len(tokens)))
+    _require.between("at", at, 0, len(tokens) - 1)
+    patterns = _causal(patterns)
+    choices, said, button = _first_seen(name, tokens, patterns[:, at], heads, at)
+    data = json.dumps([name, _thousandths(patterns), int(at)])
+    html = (
+        f'<div class="icl-view" id="{name}" role="group" aria-label="Attention view">\n'
+        f"{_STYLE}\n<p>Choose a token (hover, tap, or \u2190 \u2192) and a head "
+        "(\u2191 \u2193): the colour is how much attention the head pays from the "
+        "framed token.</p>\n"
+        f"<fieldset>\n{choices}\n</fieldset>\n"
+        f'<p aria-live="polite">{said}</p>\n{_flow(tokens, button)}\n'
+        f"{_SCRIPT.replace('DATA', data)}\n</div>"
+    )
+    return View(html, f"Attention of {len(heads)} heads over {len(tokens)} tokens")
+
+
+def _causal(patterns):
+    """Attention in thousandths; raises unless it is causal and between 0 and 1."""
     patterns = np.rint(1000 * np.asarray(patterns, float)) / 1000
     for extreme in (patterns.min(), patterns.max()):
         _require.between("attention", extreme, 0, 1)
     if np.triu(patterns, 1).any():
         raise ValueError("patterns must be causal, got attention to later tokens")
-    _require.between("at", at, 0, len(tokens) - 1)
-    shares = patterns[:, at]
+    return patterns
+
+
+def _first_seen(name, tokens, shares, heads, at):
+    """What stands there before the script runs: choices, a sentence, each token."""
     best = shares.argmax(axis=1)
     named = lambda j: escape(f"{j} \u201c{_seen(tokens[j])[0]}\u201d")
     share = lambda h: f"{int(100 * shares[h, best[h]] + 0.5)}%"
@@ -169,17 +190,7 @@ def attention_view(
         f'<button type="button" data-t style="--a:{shares[0, j]:g}" '
         f'tabindex="{0 if j == at else -1}">{sign}</button>'
     )
-    data = json.dumps([name, _thousandths(patterns), int(at)])
-    html = (
-        f'<div class="icl-view" id="{name}" role="group" aria-label="Attention view">\n'
-        f"{_STYLE}\n<p>Choose a token (hover, tap, or \u2190 \u2192) and a head "
-        "(\u2191 \u2193): the colour is how much attention the head pays from the "
-        "framed token.</p>\n"
-        f"<fieldset>\n{choices}\n</fieldset>\n"
-        f'<p aria-live="polite">{said}</p>\n{_flow(tokens, button)}\n'
-        f"{_SCRIPT.replace('DATA', data)}\n</div>"
-    )
-    return View(html, f"Attention of {len(heads)} heads over {len(tokens)} tokens")
+    return choices, said, button
 
 
 def coloured_text(tokens: Sequence[str], panels: dict, limit) -> View:
