@@ -92,9 +92,9 @@ def integrate(
     """Solves y' = velocity(y) from times[0] on; y at all times, along a leading axis.
 
     ``start`` is a tree of real arrays. Tsitouras' method with adaptive steps (diffrax);
-    the error of a step is held to ``tolerance`` (|y| + 1/1000). Raises ValueError
-    unless the times increase, and for a tolerance below 1e-6 without double precision,
-    RuntimeError where the solution leaves every bound.
+    the error of a step is held to ``tolerance`` times the size of y, plus a thousandth
+    of it. Raises ValueError unless the times increase, and for a tolerance below 1e-6
+    without double precision, RuntimeError where the solution leaves every bound.
     """
     _require.between("tolerance", tolerance, 0, 1)
     if tolerance < 1e-6:

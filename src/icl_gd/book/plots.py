@@ -6,6 +6,7 @@ middle.
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,8 +80,9 @@ class Source(NamedTuple):
 
 
 def source(function: Callable) -> Source:
-    """A function's source, for the page that discusses it."""
-    return Source(inspect.getsource(function).rstrip())
+    """A function's source, for the page that discusses it, without marks for mutants."""
+    text = inspect.getsource(function).rstrip()
+    return Source(re.sub(r"  # mutant: .*", "", text))
 
 
 def band(ax: Axes, x, values, role: str, label: str) -> Axes:
