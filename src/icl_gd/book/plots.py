@@ -80,7 +80,7 @@ class Source(NamedTuple):
 
 
 def source(function: Callable) -> Source:
-    """A function's source, for the page that discusses it, without marks for mutants."""
+    """A function's source as a page shows it, without marks for mutants."""
     text = inspect.getsource(function).rstrip()
     return Source(re.sub(r"  # mutant: .*", "", text))
 
