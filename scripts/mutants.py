@@ -319,8 +319,9 @@ class Tally:
         return time.monotonic() - self.started
 
     def summary(self):
-        tried = self.caught + len(self.survivors)
-        return f"{tried} mutants: {self.caught} caught ({self.seconds():.0f} s)"
+        caught, survive = self.caught, len(self.survivors)
+        total = f"{caught + survive} mutants: {caught} caught, {survive} survive"
+        return f"{total} ({self.seconds():.0f} s)"
 
 
 def gather(modules, sample):
