@@ -372,12 +372,17 @@ RUNS = {
 
 
 def code(function: Callable, home: dict) -> list[str]:
-    """The source of a function and of all that it names of its file, whose names ``home`` holds."""
+    """The source of a function, and of its file (``home``) all functions and values it names."""
     tree = ast.parse(inspect.getsource(function))
     named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    own = [home[n] for n in sorted((named & home.keys()) - {function.__name__})]
-    own = [part for part in own if getattr(part, "__module__", "") == function.__module__]
-    return [ast.dump(tree), *(text for part in own for text in code(part, home))]
+    found = [ast.dump(tree)]
+    for name in sorted((named & home.keys()) - {function.__name__}):
+        part = home[name]
+        if isinstance(part, (int, float, str, list, tuple, dict)):
+            found.append(repr(part))
+        elif getattr(part, "__module__", "") == function.__module__:
+            found += code(part, home)
+    return found
 
 
 @cache
@@ -390,9 +395,9 @@ def fingerprint(builder: partial) -> str:
     """The mark of a run: another one as soon as anything is another that determines its numbers.
 
     That is the code of its builder and of a stretch, the numbers that it is given, the package's
-    mathematics, Python (whose library is a text to train on), other packages, device, precision.
-    All seeds of a record so come from one state of the code, that of its commit. Comments and the
-    layout of code do not count.
+    mathematics, Python (whose library is a text to train on), other packages, device, precision,
+    random generator. So all seeds of a record come from one state of the code, that of its commit.
+    Comments and the layout of code do not count.
     """
     parts = (
         builder.args,
@@ -404,6 +409,8 @@ def fingerprint(builder: partial) -> str:
         jax.devices()[0].device_kind,
         jax.config.jax_enable_x64,
         jax.config.jax_default_matmul_precision,
+        jax.config.jax_default_prng_impl,
+        jax.config.jax_threefry_partitionable,
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
