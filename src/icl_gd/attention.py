@@ -131,7 +131,10 @@ def forward(layers: Sequence[Attention], prompt: Prompt, clip=None) -> Prompt:
     for layer in layers:
         prompt = linear_attention(layer, prompt)
         if clip is not None:
-            prompt = jax.tree.map(lambda e: jnp.clip(e, -clip, clip), prompt)
+            prompt = jax.tree.map(
+                lambda e: jnp.clip(e, -clip, clip),  # mutant: it commutes
+                prompt,
+            )
     return prompt
 
 
@@ -315,7 +318,9 @@ def feature_prediction(
     e = jnp.pad(prompt.context, ((0, 0), (0, 1)), constant_values=1.0)
     h = jax.nn.gelu(sum(e[:, k, None] * a[k] for k in range(len(a))))
     along = lambda v: h @ v[0] + e @ v[1]
-    return -at_query[-1:] - along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))
+    return -at_query[-1:] - (
+        along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))  # mutant: it commutes
+    )
 
 
 def features(weights: Features, prompt: Prompt) -> Prompt:

@@ -10,7 +10,7 @@ import yaml
 RELATIONS = {
     "equal": (
         "|measured - expected|",
-        lambda measured, expected: abs(measured - expected),
+        lambda measured, expected: abs(measured - expected),  # mutant: no sign
     ),
     "below": ("measured - expected", lambda measured, expected: measured - expected),
     "above": ("expected - measured", lambda measured, expected: expected - measured),

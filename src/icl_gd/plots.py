@@ -133,9 +133,11 @@ def weights(ax: Axes, matrix, split: int, limit: float, title: str) -> Axes:
 def scale_bar(figure, axes, limit: float) -> None:
     """Adds the colour bar that the weight matrices drawn in ``axes`` share."""
     ticks = [-limit, 0, limit]
-    bar = figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks)
+    bar = figure.colorbar(
+        axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks
+    )  # 2 mutants: same limits, one image
     bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
-    if all(ax.images[0].get_array().min() >= 0 for ax in axes):
+    if all(ax.images[0].get_array().min() >= 0 for ax in axes):  # mutant: one image
         bar.ax.set_ylim(0, limit)
 
 
@@ -178,7 +180,7 @@ def two_views(axes, x, y, w1: float, moved, queries, landed) -> np.ndarray:
     left.plot(x, y, "o", color="#222222")
     left.set(title="Gradient descent:\nthe line moves", xlabel="$x$", ylabel="$y$")
     right.plot(ends, -w1 * ends, **ROLES["theory"])
-    for at, start, end in zip(x, y, moved, strict=True):
+    for at, start, end in zip(x, y, moved, strict=True):  # mutant: lengths agree
         right.annotate(
             "",
             (at, end),
