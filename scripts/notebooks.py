@@ -15,12 +15,14 @@ import argparse
 import hashlib
 import os
 import re
+import resource
 import sys
 import time
 from pathlib import Path
 
 import jupytext
 import nbformat
+from jupytext.combine import combine_inputs_with_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -49,9 +51,14 @@ def name(page):
     return page.relative_to(ROOT).as_posix()
 
 
-def read(page):
-    """The notebook that a text describes, not executed, the same bytes on every machine."""
+def read(page, executed=None):
+    """The notebook that a text describes, the same bytes on every machine.
+
+    It has the outputs of an executed one, if there is one, and else none.
+    """
     notebook = jupytext.read(page, fmt="md:myst")
+    if executed:
+        notebook = combine_inputs_with_outputs(notebook, executed)
     notebook.metadata.pop("jupytext", None)  # it would let Jupyter write back into the text
     notebook.metadata["kernelspec"] = {
         "display_name": "Python 3",
@@ -79,8 +86,12 @@ def text_of(notebook):
     return cells, notebook.metadata
 
 
+def code_cells(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
 def code_of(notebook):
-    return [c.source for c in notebook.cells if c.cell_type == "code"]
+    return [cell.source for cell in code_cells(notebook)]
 
 
 def faults(page):
@@ -91,7 +102,7 @@ def faults(page):
     notebook, stale, broken = nbformat.read(path, as_version=4), [], []
     if text_of(notebook) != text_of(read(page)):
         stale.append("the text has changed since it was executed")
-    code = [c for c in notebook.cells if c.cell_type == "code"]
+    code = code_cells(notebook)
     if [c.execution_count for c in code] != list(range(1, len(code) + 1)):
         broken.append("its cells were not executed once each, in order")
     for number, cell in enumerate(code, 1):
@@ -120,7 +131,7 @@ def check(chosen):
 
 
 def execute(notebook, page):
-    """Run all cells in a fresh kernel, with progress; the kernel's peak memory in MiB."""
+    """Run all cells in a fresh kernel, with progress."""
     from nbclient import NotebookClient
 
     client = NotebookClient(
@@ -129,56 +140,32 @@ def execute(notebook, page):
         timeout=CELL_TIMEOUT,
         record_timing=False,
         coalesce_streams=True,  # where the kernel cuts its printing is chance
-        allow_errors=True,  # errors are reported below, with the cell that raised
+        allow_errors=True,  # a warning ends the page as an error does
         resources={"metadata": {"path": str(page.parent)}},
         # Without it the kernel's own log cuts into the progress lines.
         extra_arguments=["--log-level=ERROR"],
     )
-    code = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
+    code = code_cells(notebook)
     with client.setup_kernel():
-        for number, (index, cell) in enumerate(code, 1):
+        for number, cell in enumerate(code, 1):
             print(f"{name(page)}  cell {number}/{len(code)} ...", end="", flush=True)
             start = time.perf_counter()
-            client.execute_cell(cell, index)
+            client.execute_cell(cell, notebook.cells.index(cell))
             print(f" {time.perf_counter() - start:.1f} s", flush=True)
             cell.metadata.pop("execution", None)
-            fail_on_complaint(cell, number, page)
-        return peak_memory(client)
+            if problems := "; ".join(complaints(cell)):
+                shown = [line for output in cell.outputs for line in output.get("traceback", [])]
+                place = f"{name(page)}: cell {number}: {problems}"
+                sys.exit("\n".join(["", cell.source, "", *shown, place, "Nothing was written."]))
 
 
-def fail_on_complaint(cell, number, page):
-    problems = list(complaints(cell))
-    if problems:
-        print(f"\n{cell.source}\n", file=sys.stderr)
-        for output in cell.outputs:
-            print(*output.get("traceback", []), sep="\n", file=sys.stderr)
-        sys.exit(f"{name(page)}: cell {number}: {'; '.join(problems)}\nNothing was written.")
-
-
-def peak_memory(client):
-    """The kernel's largest resident size, asked of itself without leaving a trace."""
-    from nbclient.util import run_sync
-
-    question = "__import__('resource').getrusage(0).ru_maxrss"
-    reply = run_sync(client.kc.execute_interactive)(
-        "", silent=True, store_history=False, user_expressions={"peak": question}, timeout=60
-    )
-    # The reply is empty where Python has no `resource` (Windows); macOS counts in bytes.
-    data = reply["content"]["user_expressions"]["peak"].get("data", {"text/plain": "nan"})
-    return float(data["text/plain"]) / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def keep_outputs(notebook, page):
-    """Give a page's new text the outputs that its unchanged code cells have."""
+def keep_outputs(page):
+    """The notebook of a page's new text, with the outputs of its code, which must be the same."""
     path = page.with_suffix(".ipynb")
-    old = nbformat.read(path, as_version=4) if path.exists() else None
-    if old is None or code_of(old) != code_of(notebook):
+    executed = nbformat.read(path, as_version=4) if path.exists() else None
+    if executed is None or code_of(executed) != code_of(read(page)):
         sys.exit(f"{name(page)}: its code has changed, so --text cannot keep its outputs")
-    done = iter(c for c in old.cells if c.cell_type == "code")
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            executed = next(done)
-            cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    return read(page, executed)
 
 
 def write(notebook, path):
@@ -201,12 +188,12 @@ def run(chosen):
     for page in chosen:
         start = time.perf_counter()
         notebook = read(page)
-        memory = execute(notebook, page)
+        execute(notebook, page)
         write(notebook, page.with_suffix(".ipynb"))
-        costs.append((name(page), time.perf_counter() - start, memory))
-    print(f"\n{'page':<44}{'seconds':>9}{'peak MiB':>10}")
-    for page, seconds, memory in costs:
-        print(f"{page:<44}{seconds:>9.1f}{memory:>10.0f}")
+        costs.append(f"{name(page):<44}{time.perf_counter() - start:>9.1f} s")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak /= 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    print("", *costs, f"{'memory of the largest kernel':<44}{peak:>9.0f} MiB", sep="\n")
 
 
 def choose(names):
@@ -232,9 +219,7 @@ def main():
         if not given.text:
             return run(chosen)
         for page in chosen:
-            notebook = read(page)
-            keep_outputs(notebook, page)
-            write(notebook, page.with_suffix(".ipynb"))
+            write(keep_outputs(page), page.with_suffix(".ipynb"))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted: pages written so far are complete, the others are unchanged.")
 

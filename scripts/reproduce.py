@@ -6,15 +6,22 @@ A run goes seed by seed, and a seed in stretches. After each stretch its state i
 .reproduce/, so that it can be interrupted at any time and goes on from there. The record is written
 to src/icl_gd/book/recorded/ whenever a seed is complete, and says how many are. A record that
 exists is made again only if it is named.
+
+A run is a function of this file with its numbers, in ``RUNS``. What a record says of them is put
+together from the numbers themselves.
 """
 
+import ast
 import hashlib
-import pickle
-import re
+import inspect
+import json
+import platform
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +46,10 @@ from icl_gd import (
 from icl_gd.book import records, setup
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = ROOT / "src" / "icl_gd" / "book" / "recorded"
+PACKAGE = ROOT / "src" / "icl_gd"
+RECORDED = PACKAGE / "book" / "recorded"
 UNFINISHED = ROOT / ".reproduce"
+COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 class Run(NamedTuple):
@@ -63,21 +72,39 @@ class Run(NamedTuple):
     setting: dict[str, str]
 
 
-def deep(layers: int, recurrent: bool) -> Run:
-    """A deep stack as published: tokens clipped to 10 after each layer.
+def adam(batch: int, rate: float, norm: float, b1=0.9, b2=0.98):
+    """Adam on gradients clipped to a norm, and what a record says of the training."""
+    chain = optax.chain(optax.clip_by_global_norm(norm), optax.adam(rate, b1=b1, b2=b2))
+    at = np.format_float_scientific(rate, trim="-", exp_digits=1)
+    return chain, f"batch {batch}, Adam ({b1}, {b2}) at {at}, gradients clipped to norm {norm:g}"
 
-    With weights of its own for every layer, for 50 000 steps; or recurrent, one layer applied
-    again and again, for 5000.
+
+def streams(seeds: int, *names: str):
+    """A key for each name, numbered from 0, and what a record says of the seeds."""
+    told = ", ".join(f"{name} key {number}" for number, name in enumerate(names))
+    return map(jax.random.key, range(len(names))), f"{COUNTS[seeds]}; {told}"
+
+
+def deep(
+    layers: int, recurrent: bool, steps: int, every: int, stretches: int,
+    seeds=3, n=10, clip=10.0, variance=0.002, batch=2048, parts=8, rate=5e-4, norm=10.0,
+) -> Run:  # fmt: skip
+    """A deep stack as published: tokens clipped after each layer.
+
+    With weights of its own for every layer; or recurrent, one layer applied again and again.
     """
-    n = d = 10
-    clip, batch, parts = 10.0, 2048, 8
+    d = n
+    optimiser, trained = adam(batch, rate, norm)
+    (key_evaluation, key_weights, key_tasks), drawn_from = streams(
+        seeds, "evaluation", "weights", "tasks"
+    )
 
     def draw(key, count):
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
 
     def start(key):
         keys = jax.random.split(key, 1 if recurrent else layers)
-        return [training.initialise(k, d + 1, 0.002 / layers) for k in keys]
+        return [training.initialise(k, d + 1, variance / layers) for k in keys]
 
     def products(params):
         return [attention.products(layer) for layer in params]
@@ -99,15 +126,15 @@ def deep(layers: int, recurrent: bool) -> Run:
         path = measured.pop("weights")
         return {**measured, "kq": path.kq[:, -1], "pv": path.pv[:, -1]}
 
-    evaluation = draw(jax.random.key(0), 10_000)
+    evaluation = draw(key_evaluation, 10_000)
     return Run(
         loss=loss,
-        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
-        keys=jax.random.split(jax.random.key(2), 3),
-        optimiser=training.clipped_adam(5e-4, 10.0),
-        steps=5000 if recurrent else 50_000,
-        every=100 if recurrent else 500,
-        stretches=10 if recurrent else 25,
+        params=jax.vmap(start)(jax.random.split(key_weights, seeds)),
+        keys=jax.random.split(key_tasks, seeds),
+        optimiser=optimiser,
+        steps=steps,
+        every=every,
+        stretches=stretches,
         measures={
             "loss": lambda params: jnp.mean(errors(stack(params), evaluation)),
             "median": lambda params: jnp.median(errors(stack(params), evaluation)),
@@ -115,24 +142,28 @@ def deep(layers: int, recurrent: bool) -> Run:
         },
         keep=keep,
         setting={
-            "what": {5: "five", 10: "ten"}[layers]
-            + " layers of linear attention, d = N = 10, "
+            "what": f"{COUNTS[layers]} layers of linear attention, d = N = {n}, "
             + ("all with the same weights" if recurrent else "weights of their own"),
-            "training": "batch 2048, Adam (0.9, 0.98) at 5e-4, gradients clipped to norm 10, "
-            f"tokens clipped to 10 after each layer, initial variance 0.002 / {layers} / 11",
-            "seeds": "three; evaluation key 0, weights key 1, tasks key 2",
+            "training": f"{trained}, tokens clipped to {clip:g} after each layer, "
+            f"initial variance {variance} / {layers} / {d + 1}",
+            "seeds": drawn_from,
         },
     )
 
 
-def sine(one_key: bool, attends: bool) -> Run:
-    """Sine waves: an MLP before one linear attention layer, or before one gradient step.
+def sine(
+    one_key: bool, attends: bool, rate: float, b2: float, seeds=3, n=10, width=40, eta=0.1,
+    batch=2048, parts=4, norm=100.0, steps=20_000, every=200, stretches=20,
+) -> Run:  # fmt: skip
+    """Sine waves, as published: an MLP before one linear attention layer, or one gradient step.
 
-    As published: 20 000 steps of batch 2048, width 40, 160 hidden units; Adam at 1e-3 with
-    attention, at 3e-4 with the gradient step, whose size eta = 0.1 is not trained. The step is
-    that of ``constructions.gradient_step``. Of the weights those of the first seed are kept.
+    The size eta of the step, which is that of ``constructions.gradient_step``, is not trained. Of
+    the weights those of the first seed are kept.
     """
-    n, width, eta, batch, parts = 10, 40, 0.1, 2048, 4
+    optimiser, trained = adam(batch, rate, norm, b2=b2)
+    (key_evaluation, key_weights, key_tasks), drawn_from = streams(
+        seeds, "evaluation", "weights", "tasks"
+    )
 
     def draw(key, count):
         one = lambda k: tasks.sine(k, n, one_key)
@@ -159,40 +190,44 @@ def sine(one_key: bool, attends: bool) -> Run:
     def loss(weights, key):
         return measures.mean_loss(model(weights), draw(key, batch // parts))
 
-    evaluation = draw(jax.random.key(0), 10_000)
+    evaluation = draw(key_evaluation, 10_000)
+    params = jax.vmap(start)(jax.random.split(key_weights, seeds))
+    hidden = params["features"].hidden.shape[1]
     return Run(
         loss=training.accumulated(loss, parts),
-        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
-        keys=jax.random.split(jax.random.key(2), 3),
-        optimiser=optax.chain(
-            optax.clip_by_global_norm(100.0),
-            optax.adam(1e-3, b1=0.9, b2=0.98) if attends else optax.adam(3e-4),
-        ),
-        steps=20_000,
-        every=200,
-        stretches=20,
+        params=params,
+        keys=jax.random.split(key_tasks, seeds),
+        optimiser=optimiser,
+        steps=steps,
+        every=every,
+        stretches=stretches,
         measures={"loss": lambda weights: measures.mean_loss(model(weights), evaluation)},
         keep=keep,
         setting={
-            "what": "sine waves, N = 10, MLP (2 to 40, 160 hidden) and "
-            + ("one layer of linear attention" if attends else "one gradient step, eta = 0.1"),
+            "what": f"sine waves, N = {n}, MLP (2 to {width}, {hidden} hidden) and "
+            + ("one layer of linear attention" if attends else f"one gradient step, eta = {eta}"),
             "data": "amplitude and phase from one key, as published"
             if one_key
             else "amplitude and phase independent",
-            "training": "batch 2048, gradients clipped to norm 100, "
-            + ("Adam (0.9, 0.98) at 1e-3" if attends else "Adam (0.9, 0.999) at 3e-4"),
-            "seeds": "three; evaluation key 0, weights key 1, tasks key 2",
+            "training": trained,
+            "seeds": drawn_from,
         },
     )
 
 
-def separate_tokens() -> Run:
+def separate_tokens(
+    seeds=3, n=10, variance=0.02, batch=2048, rate=1e-3, norm=10.0,
+    steps=10_000, every=100, stretches=20,
+) -> Run:  # fmt: skip
     """Inputs and labels as tokens of their own, two layers, the first with a softmax.
 
-    As published: 10 000 steps of batch 2048, Adam at 1e-3, initial variance 0.02 / 2 / 20.
+    As published.
     """
-    n = d = 10
-    size = d + 10
+    d, size = n, 2 * n
+    optimiser, trained = adam(batch, rate, norm)
+    (key_evaluation, key_weights, key_tasks), drawn_from = streams(
+        seeds, "evaluation", "weights", "tasks"
+    )
 
     def draw(key, count):
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
@@ -205,7 +240,7 @@ def separate_tokens() -> Run:
         return label
 
     def start(key):
-        return tuple(training.initialise(k, size, 0.02 / 2) for k in jax.random.split(key))
+        return tuple(training.initialise(k, size, variance / 2) for k in jax.random.split(key))
 
     def step(task):
         zero = jnp.zeros((1, d))
@@ -224,17 +259,17 @@ def separate_tokens() -> Run:
         return {**measured, **weights}
 
     eta = theory.best_step(n, d, theory.uniform_moments())
-    evaluation = draw(jax.random.key(0), 10_000)
+    evaluation = draw(key_evaluation, 10_000)
     few = jax.tree.map(lambda values: values[:1000], evaluation)
     prompts = jax.vmap(tokens.separate_published)(few)
     return Run(
-        loss=lambda layers, key: measures.mean_loss(model(layers), draw(key, 2048)),
-        params=jax.vmap(start)(jax.random.split(jax.random.key(1), 3)),
-        keys=jax.random.split(jax.random.key(2), 3),
-        optimiser=training.clipped_adam(1e-3, 10.0),
-        steps=10_000,
-        every=100,
-        stretches=20,
+        loss=lambda layers, key: measures.mean_loss(model(layers), draw(key, batch)),
+        params=jax.vmap(start)(jax.random.split(key_weights, seeds)),
+        keys=jax.random.split(key_tasks, seeds),
+        optimiser=optimiser,
+        steps=steps,
+        every=every,
+        stretches=stretches,
         measures={
             "loss": lambda layers: measures.mean_loss(model(layers), evaluation),
             "copying": copying,
@@ -242,27 +277,32 @@ def separate_tokens() -> Run:
         },
         keep=keep,
         setting={
-            "what": "separate tokens of inputs and labels, d = N = 10, two layers of attention, "
-            "softmax in the first, positions in ten channels behind the inputs",
-            "training": "batch 2048, Adam (0.9, 0.98) at 1e-3, gradients clipped to norm 10, "
-            "initial variance 0.02 / 2 / 20",
-            "seeds": "three; evaluation key 0, weights key 1, tasks key 2",
+            "what": f"separate tokens of inputs and labels, d = N = {n}, two layers of attention, "
+            f"softmax in the first, positions in {COUNTS[size - d]} channels behind the inputs",
+            "training": f"{trained}, initial variance {variance} / 2 / {size}",
+            "seeds": drawn_from,
         },
     )
 
 
 @cache
-def library() -> tuple[jax.Array, jax.Array]:
-    """The standard library's source in 512 kinds of tokens: to train on, and held out."""
+def library(merges: int) -> tuple[jax.Array, jax.Array]:
+    """The standard library's source in bytes and merged pairs: to train on, and held out."""
     training_text, held_out = (b"\n".join(part.values()) for part in corpus.standard_library())
-    pairs = corpus.byte_pairs(training_text[:1_000_000], 256)
+    pairs = corpus.byte_pairs(training_text[:1_000_000], merges)
     return jnp.asarray(corpus.encode(training_text, pairs)), corpus.encode(held_out, pairs)
 
 
-def source(share: float, steps: int, seeds: int) -> Run:
-    """Python source, of whose windows a share repeats its beginning: two layers, width 64."""
-    length, batch = 128, 16
-    text, held_out = library()
+def source(
+    share: float, steps: int, seeds: int, stretches: int, merges=256, length=128, layers=2, heads=4,
+    width=64, batch=16, rate=1e-2, norm=1.0, every=100,
+) -> Run:  # fmt: skip
+    """Python source, of whose windows a share repeats its beginning."""
+    text, held_out = library(merges)
+    optimiser, trained = adam(batch, rate, norm)
+    (key_repeated, key_weights, key_windows, key_tiled), drawn_from = streams(
+        seeds, "repeated tokens", "weights", "windows", "held-out tiled windows"
+    )
     begun = lambda window: jnp.concatenate([jnp.zeros(1, window.dtype), window])  # token 0 first
 
     def draw(key):
@@ -283,22 +323,24 @@ def source(share: float, steps: int, seeds: int) -> Run:
 
     windows = len(held_out) // (length - 1)
     natural = np.reshape(held_out[: windows * (length - 1)], (windows, -1))[:: windows // 200]
-    tiled = jax.vmap(corpus.tiled)(jax.random.split(jax.random.key(3), len(natural)), natural)
+    tiled = jax.vmap(corpus.tiled)(jax.random.split(key_tiled, len(natural)), natural)
     natural, tiled = jax.vmap(begun)(natural), jax.vmap(begun)(tiled)
-    pairs_only = lambda key: tasks.repeated(key, 257)  # tokens that stand for pairs: all occur
-    repeated = jax.vmap(pairs_only)(jax.random.split(jax.random.key(0), 8))
+    pairs_only = lambda key: tasks.repeated(key, merges + 1)  # they stand for pairs: all occur
+    repeated = jax.vmap(pairs_only)(jax.random.split(key_repeated, 8))
     repeated = jnp.where(repeated > 0, repeated + 255, 0)
-    start = lambda key: training.initialise_transformer(key, 512, length)
+    start = lambda key: training.initialise_transformer(
+        key, 256 + merges, length, layers, heads, width
+    )
     return Run(
         loss=lambda model, key: jnp.mean(
             mean_losses(model, jax.vmap(draw)(jax.random.split(key, batch)))
         ),
-        params=jax.vmap(start)(jax.random.split(jax.random.key(1), seeds)),
-        keys=jax.random.split(jax.random.key(2), seeds),
-        optimiser=training.clipped_adam(1e-2, 1.0),
+        params=jax.vmap(start)(jax.random.split(key_weights, seeds)),
+        keys=jax.random.split(key_windows, seeds),
+        optimiser=optimiser,
         steps=steps,
-        every=100,
-        stretches=steps // 500,
+        every=every,
+        stretches=stretches,
         measures={
             "prefix": prefix,
             "natural": lambda model: mean_losses(model, natural),
@@ -306,97 +348,162 @@ def source(share: float, steps: int, seeds: int) -> Run:
         },
         keep=keep,
         setting={
-            "what": "attention only, 2 layers of 4 heads, width 64, learned relative bias",
-            "data": f"standard library, byte pairs with 256 merges, windows of {length} tokens, "
-            f"{100 * share:.0f}% of them a snippet tiled",
-            "training": f"batch {batch}, Adam (0.9, 0.98) at 1e-2, gradients clipped to norm 1",
-            "seeds": f"{('one', 'two', 'three')[seeds - 1]}; repeated tokens key 0, weights key 1, "
-            "windows key 2",
+            "what": f"attention only, {layers} layers of {heads} heads, width {width}, "
+            "learned relative bias",
+            "data": f"standard library, byte pairs with {merges} merges, "
+            f"windows of {length} tokens, {100 * share:g}% of them a snippet tiled",
+            "training": trained,
+            "seeds": drawn_from,
         },
     )
 
 
 RUNS = {
-    "five_layers": partial(deep, 5, False),
-    "ten_layers": partial(deep, 10, True),
-    "sine_independent_attention": partial(sine, False, True),
-    "sine_independent_gd": partial(sine, False, False),
-    "sine_published_attention": partial(sine, True, True),
-    "sine_published_gd": partial(sine, True, False),
-    "separate_tokens": separate_tokens,
-    "source_tiled": partial(source, 0.5, 3000, 3),
-    "source_natural": partial(source, 0.0, 4500, 2),
+    "five_layers": partial(deep, layers=5, recurrent=False, steps=50_000, every=500, stretches=25),
+    "ten_layers": partial(deep, layers=10, recurrent=True, steps=5000, every=100, stretches=10),
+    "sine_independent_attention": partial(sine, one_key=False, attends=True, rate=1e-3, b2=0.98),
+    "sine_independent_gd": partial(sine, one_key=False, attends=False, rate=3e-4, b2=0.999),
+    "sine_published_attention": partial(sine, one_key=True, attends=True, rate=1e-3, b2=0.98),
+    "sine_published_gd": partial(sine, one_key=True, attends=False, rate=3e-4, b2=0.999),
+    "separate_tokens": partial(separate_tokens),
+    "source_tiled": partial(source, share=0.5, steps=3000, seeds=3, stretches=6),
+    "source_natural": partial(source, share=0.0, steps=4500, seeds=2, stretches=9),
 }
 
 
-def update(run: Run, params: Any, key: jax.Array) -> Any:
-    """All that a run computes of one seed: start, loss, slopes, one step, measures."""
-    state = run.optimiser.init(params)
-    value, slopes = jax.value_and_grad(run.loss)(params, key)
-    measured = {name: measure(params) for name, measure in run.measures.items()}
-    return state, value, run.optimiser.update(slopes, state, params), measured
+def code(function: Callable, home: dict) -> list[str]:
+    """The source of a function, and of its file (``home``) all functions and values it names."""
+    tree = ast.parse(inspect.getsource(function))
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    found = [ast.dump(tree)]
+    for name in sorted((named & home.keys()) - {function.__name__}):
+        part = home[name]
+        if isinstance(part, (int, float, str, list, tuple, dict)):
+            found.append(repr(part))
+        elif getattr(part, "__module__", "") == function.__module__:
+            found += code(part, home)
+    return found
 
 
-def fingerprint(run: Run) -> str:
-    """Changes with the setting of a run, its length, its seeds and the version of JAX.
+@cache
+def mathematics(package: Path) -> list[str]:
+    """The code of the package, without what only pages use."""
+    return [ast.dump(ast.parse(path.read_bytes())) for path in sorted(package.glob("*.py"))]
 
-    And with what it computes: the traced program of one update and the measures, the numbers
-    that stand in it (evaluation sets), and the initial parameters. Addresses of functions, which
-    JAX prints, differ from process to process and are left out.
+
+def fingerprint(builder: partial) -> str:
+    """The mark of a run: another one as soon as anything is another that determines its numbers.
+
+    That is the code of its builder and of a stretch, the numbers that it is given, the package's
+    mathematics, Python (whose library is a text to train on), other packages, device, precision,
+    random generator. So all seeds of a record come from one state of the code, that of its commit.
+    Comments and the layout of code do not count.
     """
-    one = jax.tree.map(lambda weight: weight[0], run.params)
-    program = jax.make_jaxpr(partial(update, run))(one, run.keys[0])
-    text = re.sub(r"0x[0-9a-f]+", "", str(program))
-    numbers = [np.asarray(n).tobytes() for n in (*program.consts, *jax.tree.leaves(run.params))]
-    keys = jax.random.key_data(run.keys).tolist()
-    parts = run.setting, run.steps, run.every, run.stretches, keys, jax.__version__
-    mark = hashlib.sha256(repr((*parts, text)).encode())
-    for part in numbers:
-        mark.update(part)
-    return mark.hexdigest()
+    parts = (
+        builder.args,
+        sorted(builder.keywords.items()),
+        *(code(part, part.__globals__) for part in (builder.func, begin, stretch)),
+        mathematics(PACKAGE),
+        *(version(name) for name in ("jax", "jaxlib", "numpy", "optax")),
+        platform.python_version(),
+        jax.devices()[0].device_kind,
+        jax.config.jax_enable_x64,
+        jax.config.jax_default_matmul_precision,
+        jax.config.jax_default_prng_impl,
+        jax.config.jax_threefry_partitionable,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class Progress(NamedTuple):
-    """How far a seed is: stretches done, parameters, optimiser's state, pieces, seconds."""
+    """How far a seed is: stretches done, their seconds, parameters, optimiser's state, measures.
+
+    All three trees have a leading axis of one seed, the last one then an axis of points.
+    """
 
     done: int
+    seconds: float
     params: Any
     state: Any
-    pieces: list
-    seconds: float
+    measured: dict[str, Any]
 
 
-def resume(path: Path, mark: str, start: Progress) -> Progress:
-    """What was kept of a seed; a fresh start if there is nothing, or another setting's."""
-    if path.exists():
-        kept = pickle.loads(path.read_bytes())
-        if kept["mark"] == mark:
-            return Progress(*kept["progress"])
-    return start
+def begin(run: Run, seed: int) -> Progress:
+    """A seed before its first stretch: nothing is measured."""
+    params = jax.tree.map(lambda weight: weight[seed : seed + 1], run.params)
+    measure = lambda params: {name: f(params) for name, f in run.measures.items()}
+    one = jax.eval_shape(jax.vmap(measure), params)
+    measured = jax.tree.map(lambda m: np.zeros((1, 0, *m.shape[1:]), m.dtype), one)
+    return Progress(0, 0.0, params, jax.vmap(run.optimiser.init)(params), measured)
 
 
-def stretch(run: Run, key: jax.Array, now: Progress) -> Progress:
+def stretch(run: Run, seed: int, now: Progress) -> Progress:
     """The next stretch of one seed."""
     began = time.perf_counter()
-    keys = jax.random.fold_in(key, now.done)[None]
+    key = jax.random.fold_in(run.keys[seed], now.done)[None]
     fit = training.fit(
-        run.loss, now.params, keys, run.optimiser, run.steps // run.stretches, run.every,
+        run.loss, now.params, key, run.optimiser, run.steps // run.stretches, run.every,
         run.measures, now.state,
     )  # fmt: skip
     new = slice(1 if now.done else 0, None)  # a stretch begins where the last one ended
-    piece = jax.tree.map(lambda m: np.asarray(m)[:, new], fit.measured)
-    params, state = jax.tree.map(np.asarray, (fit.params, fit.state))
+    join = lambda old, m: np.concatenate([old, np.asarray(m)[:, new]], axis=1)
+    measured = jax.tree.map(join, now.measured, fit.measured)
     seconds = now.seconds + time.perf_counter() - began
-    return Progress(now.done + 1, params, state, [*now.pieces, piece], seconds)
+    return Progress(now.done + 1, seconds, fit.params, fit.state, measured)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether this is a random key, which is no plain array."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def save(path: Path, mark: str, now: Progress) -> None:
+    """Writes a checkpoint at once: its arrays by their place in the trees, and whose they are."""
+    about = json.dumps({"mark": mark, "done": now.done, "seconds": now.seconds})
+    arrays = {
+        jax.tree_util.keystr(place): jax.random.key_data(leaf) if is_key(leaf) else leaf
+        for place, leaf in jax.tree.leaves_with_path(now[2:])
+    }
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, about=about, **arrays)
+    temporary.replace(path)
+
+
+def resume(path: Path, mark: str, start: Progress) -> Progress:
+    """What was kept of a seed, or its start if nothing was.
+
+    A checkpoint that is broken or another run's is neither used nor replaced.
+    """
+
+    def stored(place, like):
+        array = arrays[jax.tree_util.keystr(place)]
+        return (
+            jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
+            if is_key(like)
+            else array
+        )
+
+    if not path.exists():
+        return start
+    again = "delete it to start the seed again"
+    try:
+        with path.open("rb") as file, np.load(file) as kept:
+            arrays = dict(kept)
+        about = json.loads(str(arrays["about"]))
+        if about["mark"] != mark:
+            raise SystemExit(f"{path} is the checkpoint of another run; {again}")
+        trees = jax.tree.map_with_path(stored, start[2:])
+    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"{path} is broken ({error}); {again}") from error
+    return Progress(about["done"], about["seconds"], *trees)
 
 
 def write(path: Path, run: Run, ended: list[Progress]) -> None:
     """Records the seeds that are complete."""
-    join = lambda axis: lambda *parts: np.concatenate(parts, axis=axis)
-    measured = [jax.tree.map(join(1), *seed.pieces) for seed in ended]
-    params, measured = (
-        jax.tree.map(join(0), *each) for each in ([seed.params for seed in ended], measured)
-    )
+    join = lambda *seeds: np.concatenate(seeds)
+    params = jax.tree.map(join, *(seed.params for seed in ended))
+    measured = jax.tree.map(join, *(seed.measured for seed in ended))
     data = {"at": np.arange(0, run.steps + 1, run.every), **run.keep(params, measured)}
     minutes = round(sum(seed.seconds for seed in ended) / 60, 1)
     about = records.provenance(
@@ -406,20 +513,19 @@ def write(path: Path, run: Run, ended: list[Progress]) -> None:
     records.save(path, records.Record(about, data))
 
 
-def make(name: str, run: Run, recorded: Path = RECORDED, unfinished: Path = UNFINISHED) -> None:
+def make(
+    name: str, run: Run, mark: str, recorded: Path = RECORDED, unfinished: Path = UNFINISHED
+) -> None:
     """Runs what is left of a run, and writes its record whenever a seed is complete."""
     recorded.mkdir(exist_ok=True)
     unfinished.mkdir(exist_ok=True)
-    mark, ended = fingerprint(run), []
-    checkpoints = [unfinished / f"{name}_{seed}.pickle" for seed in range(len(run.keys))]
+    ended = []
+    checkpoints = [unfinished / f"{name}_{seed}.npz" for seed in range(len(run.keys))]
     for seed, checkpoint in enumerate(checkpoints):
-        params = jax.tree.map(lambda weight, seed=seed: weight[seed : seed + 1], run.params)
-        now = resume(checkpoint, mark, Progress(0, params, None, [], 0.0))
+        now = resume(checkpoint, mark, begin(run, seed))
         while now.done < run.stretches:
-            now = stretch(run, run.keys[seed], now)
-            temporary = checkpoint.with_suffix(".tmp")
-            temporary.write_bytes(pickle.dumps({"mark": mark, "progress": tuple(now)}))
-            temporary.replace(checkpoint)
+            now = stretch(run, seed, now)
+            save(checkpoint, mark, now)
             left = now.seconds / now.done * (run.stretches - now.done) / 60
             place = f"seed {seed + 1}/{len(run.keys)}, {now.done}/{run.stretches}"
             print(f"{name}: {place}, {left:.0f} min left of this seed", flush=True)
@@ -436,8 +542,11 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no such run: {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
     # Every stretch runs the same program: it is compiled once and then read from here.
     jax.config.update("jax_compilation_cache_dir", str(UNFINISHED / "compiled"))
-    for name in names or [n for n in RUNS if not (RECORDED / f"{n}.json").exists()]:
-        make(name, RUNS[name]())
+    names = names or [name for name in RUNS if not (RECORDED / f"{name}.json").exists()]
+    # Before the first run: hours later the files may hold other code than this process runs.
+    marks = [fingerprint(RUNS[name]) for name in names]
+    for name, mark in zip(names, marks, strict=True):
+        make(name, RUNS[name](), mark)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def shape(name, array, expected):
         raise TypeError(f"{name} must be an array of shape {wanted}, got a {kind}")
     given = np.shape(array)
     fits = len(given) == len(expected) and all(
-        e in (None, g) for g, e in zip(given, expected, strict=True)
+        e in (None, g)
+        for g, e in zip(given, expected, strict=True)  # mutant: lengths agree there
     )
     if not fits:
         raise ValueError(f"{name} must have shape {wanted}, got {given}")

@@ -129,7 +129,10 @@ def forward(layers: Sequence[Attention], prompt: Prompt, clip=None) -> Prompt:
     for layer in layers:
         prompt = linear_attention(layer, prompt)
         if clip is not None:
-            prompt = jax.tree.map(lambda e: jnp.clip(e, -clip, clip), prompt)
+            prompt = jax.tree.map(
+                lambda e: jnp.clip(e, -clip, clip),  # mutant: it commutes
+                prompt,
+            )
     return prompt
 
 

@@ -52,9 +52,9 @@ def _merge(tokens, pair, new):
     """Writes ``new`` for every occurrence of a pair, from left to right."""
     at = np.flatnonzero((tokens[:-1] == pair[0]) & (tokens[1:] == pair[1]))
     # In a run such as aaaa every second occurrence overlaps with the one before.
-    first = np.flatnonzero(np.diff(at, prepend=-2) > 1)
+    first = np.flatnonzero(np.diff(at, prepend=-2) > 1)  # mutant: any number below -1
     run = np.repeat(at[first], np.diff(np.append(first, len(at))))
-    at = at[(at - run) % 2 == 0]
+    at = at[(at - run) % 2 == 0]  # 2 mutants: the same parity
     tokens = tokens.copy()
     tokens[at] = new
     return np.delete(tokens, at + 1)
@@ -71,7 +71,7 @@ def byte_pairs(text: bytes, merges: int) -> Int[np.ndarray, "{merges} 2"]:
     _require.positive_int("merges", merges)
     tokens = np.frombuffer(text, np.uint8).astype(np.int32)
     pairs = []
-    base = 256 + merges
+    base = 256 + merges  # 2 mutants: any base above the tokens will do
     for m in range(merges):
         if len(tokens) < 2:
             raise ValueError(f"text must have pairs for {merges} merges, it had {m}")

@@ -23,7 +23,7 @@ def loss(
     _require.shape("x", x, (None, None))
     _require.shape("w", w, (None, x.shape[1]))
     _require.shape("y", y, (x.shape[0], w.shape[0]))
-    return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))
+    return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))  # mutant: squared
 
 
 @exact

@@ -65,7 +65,9 @@ def features(weights: Features, layer: Attention, task: Task) -> Float[Array, "1
     e = jnp.pad(prompt.context, ((0, 0), (0, 1)), constant_values=1.0)
     h = jax.nn.gelu(sum(e[:, k, None] * a[k] for k in range(len(a))))
     along = lambda v: h @ v[0] + e @ v[1]
-    return -at_query[-1:] - along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))
+    return -at_query[-1:] - (
+        along(onto_phi(pv[-1])) @ along(onto_phi(kq @ at_query))  # mutant: it commutes
+    )
 
 
 def batch(

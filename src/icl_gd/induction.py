@@ -83,7 +83,7 @@ def attention_pattern(
         before = jnp.concatenate([key[:, :1], key[:, :-1]], axis=1)
         key = own * key + (1 - own) * before
     distance = jnp.arange(length)[:, None] - jnp.arange(length)
-    bias = heads.bias[:, jnp.maximum(distance, 0)]
+    bias = heads.bias[:, jnp.maximum(distance, 0)]  # 2 mutants: below 0 is masked
     # The mask joins the bias, which all sequences share: one pass over scores less.
     bias = jnp.where(distance >= 0, bias, -jnp.inf)
     return jax.nn.softmax(jnp.einsum("his,hjs->hij", query, key) + bias)

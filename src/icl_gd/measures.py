@@ -35,7 +35,9 @@ def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
     (tasks,) = _require.real(tasks=tasks)
     _require.leading("tasks", tasks, "tasks")
     predictions = jax.vmap(model)(tasks)
-    return 0.5 * jnp.mean(jnp.sum((predictions - tasks.y_query) ** 2, axis=-1))
+    return 0.5 * jnp.mean(
+        jnp.sum((predictions - tasks.y_query) ** 2, axis=-1)
+    )  # 2 mutants: squared, two axes
 
 
 @exact
@@ -60,7 +62,9 @@ def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
         a, b = sensitivity(model, task), sensitivity(other, task)
         cosine = jnp.sum(a * b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
         return Alignment(
-            cosine, jnp.linalg.norm(a - b), jnp.linalg.norm(model(task) - other(task))
+            cosine,
+            jnp.linalg.norm(a - b),
+            jnp.linalg.norm(model(task) - other(task)),  # 2 mutants: norms
         )
 
     return jax.tree.map(jnp.mean, jax.vmap(compare)(tasks))

@@ -115,8 +115,8 @@ def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, "
     sbs = n * (n + 1) * m2**2 * b + n * m2**2 * jnp.trace(b) * jnp.eye(d)
     sbs += n * (m4 - 3 * m2**2) * jnp.diag(jnp.diagonal(b))  # 0 for Gaussian inputs
     even = (
-        p_x @ sbs @ p_x
-        + 2 * p_y * s_trace * (p_x @ q_x @ q_y)
+        p_x @ sbs @ p_x  # 2 mutants: sbs is symmetric
+        + 2 * p_y * s_trace * (p_x @ q_x @ q_y)  # mutant: the same number
         + p_y**2 * (2 * d * s2 + d * s_trace) * (q_y @ q_y)
     )
     return 0.5 * m2 * (odd + even)

@@ -149,7 +149,7 @@ def _update_of(loss, optimiser, shared):
         params, state = carry
         value, grads = jax.value_and_grad(loss)(params, key)
         updates, state = optimiser.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), value
+        return (optax.apply_updates(params, updates), state), value  # mutant: a sum
 
     def in_turn(carry, keys):
         return jax.lax.map(lambda seed: update(*seed), (carry, keys))

@@ -12,7 +12,7 @@ KINDS = ("identity", "closed form", "reproduction", "ordering", "beyond the pape
 NEEDED = ("id", "source", "statement", "kind", "tolerance", "why")
 OPTIONAL = ("relation", "published")
 RELATIONS = {
-    "equal": ("|measured - expected|", lambda m, e: abs(m - e)),
+    "equal": ("|measured - expected|", lambda m, e: abs(m - e)),  # mutant: no sign
     "below": ("measured - expected", lambda m, e: m - e),
     "above": ("expected - measured", lambda m, e: e - m),
 }

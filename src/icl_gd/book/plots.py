@@ -82,7 +82,7 @@ class Source(NamedTuple):
 def source(function: Callable) -> Source:
     """A function's source as a page shows it, without marks for mutants."""
     text = inspect.getsource(function).rstrip()
-    return Source(re.sub(r"  # mutant: .*", "", text))
+    return Source(re.sub(r"  # (mutant|\d+ mutants): .*", "", text))
 
 
 def band(ax: Axes, x, values, role: str, label: str) -> Axes:
@@ -135,9 +135,11 @@ def weights(ax: Axes, matrix, split: int, limit: float, title: str) -> Axes:
 def scale_bar(figure, axes, limit: float) -> None:
     """Adds the colour bar that the weight matrices drawn in ``axes`` share."""
     ticks = [-limit, 0, limit]
-    bar = figure.colorbar(axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks)
+    bar = figure.colorbar(
+        axes[0].images[0], ax=list(axes), shrink=0.8, ticks=ticks
+    )  # 2 mutants: same limits, one image
     bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
-    if all(ax.images[0].get_array().min() >= 0 for ax in axes):
+    if all(ax.images[0].get_array().min() >= 0 for ax in axes):  # mutant: one image
         bar.ax.set_ylim(0, limit)
 
 
