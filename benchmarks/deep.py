@@ -49,12 +49,16 @@ class Setting:
         return [training.initialise(k, D + 1, 0.002 / self.layers) for k in keys]
 
     def stack(self, p):
-        """The layers in the order in which they act."""
+        """Weights in the order in which they act."""
         return p * self.layers if self.shared else p
+
+    def products(self, p):
+        """The layers in that order."""
+        return [attention.products(weights) for weights in self.stack(p)]
 
     def model(self, p):
         """The layers one after another, as a function from a task to a label."""
-        return lambda task: attention.predict(self.stack(p), task, clip=self.clip)
+        return lambda task: attention.predict(self.products(p), task, clip=self.clip)
 
     def watch(self):
         """What is measured every 100 steps."""
@@ -67,7 +71,7 @@ class Setting:
     def loss(self, p, key):
         """Ours, in the form that is fast for this depth."""
         if self.clip is None:
-            label = partial(fast.by_gram, self.stack(p))
+            label = partial(fast.by_gram, self.products(p))
             return measures.mean_loss(label, draw(key, BATCH))
 
         def of_part(layers, key):
@@ -75,8 +79,7 @@ class Setting:
             labels = fast.batch(layers, part, self.clip)
             return 0.5 * jnp.mean((labels - part.y_query) ** 2)
 
-        layers = [attention.products(layer) for layer in self.stack(p)]
-        return training.accumulated(of_part, PARTS)(layers, key)
+        return training.accumulated(of_part, PARTS)(self.products(p), key)
 
     def ours(self, steps):
         """The published run in one scan."""

@@ -37,13 +37,18 @@ def model(layer):
     return lambda task: attention.predict([layer], task)
 
 
+def measured(function):
+    """A measure of a layer, as one of the weights that are trained."""
+    return lambda weights: function(attention.products(weights))
+
+
 EVALUATION = draw(jax.random.key(0), 10_000)
 HALFWAY = {
-    "loss": lambda p: measures.mean_loss(model(p), EVALUATION),
-    "interpolated": lambda p: measures.mean_loss(
-        model(constructions.interpolate(p, GD, D)), EVALUATION
+    "loss": measured(lambda layer: measures.mean_loss(model(layer), EVALUATION)),
+    "interpolated": measured(
+        lambda layer: measures.mean_loss(model(constructions.interpolate(layer, GD, D)), EVALUATION)
     ),
-    "alignment": lambda p: measures.alignment(model(p), model(GD), EVALUATION),
+    "alignment": measured(lambda layer: measures.alignment(model(layer), model(GD), EVALUATION)),
 }
 
 
@@ -56,8 +61,8 @@ def start(seeds):
 def sampled(steps, seeds=1, key=None):
     """The published run, sampled, in one scan."""
 
-    def loss(layer, k):
-        return measures.mean_loss(model(layer), draw(k, BATCH))
+    def loss(weights, k):
+        return measures.mean_loss(model(attention.products(weights)), draw(k, BATCH))
 
     key = jax.random.split(jax.random.key(2), seeds) if key is None else key
     return training.fit(loss, start(seeds), key, OPTIMISER, steps, EVERY, HALFWAY)

@@ -40,7 +40,8 @@ def draw(key, count):
 
 def model(weights):
     """The MLP and the layer as a function from a task to a label."""
-    return lambda task: fast.features(weights["features"], weights["layer"], task)
+    layer = attention.products(weights["layer"])
+    return lambda task: fast.features(weights["features"], layer, task)
 
 
 EVALUATION = draw(jax.random.key(0), BATCH)

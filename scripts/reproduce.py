@@ -172,7 +172,7 @@ def sine(
     step = constructions.gradient_step(eta, n, jnp.zeros((1, width - 1)))
 
     def model(weights):
-        layer = weights.get("layer", step)
+        layer = attention.products(weights["layer"]) if attends else step
         return lambda task: fast.features(weights["features"], layer, task)
 
     def start(key):
@@ -232,10 +232,12 @@ def separate_tokens(
     def draw(key, count):
         return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
 
-    def model(layers):
+    def model(weights):
+        copy, after = map(attention.products, weights)
+
         def label(task):
-            prompt = attention.softmax_attention(layers[0], tokens.separate_published(task))
-            return tokens.prediction(attention.linear_attention(layers[1], prompt), 1)
+            prompt = attention.softmax_attention(copy, tokens.separate_published(task))
+            return tokens.prediction(attention.linear_attention(after, prompt), 1)
 
         return label
 
@@ -247,7 +249,8 @@ def separate_tokens(
         return descent.gradient_descent(zero, task.x, task.y, eta, 1)[-1] @ task.x_query
 
     def copying(layers):
-        found = measures.token_sensitivity(partial(attention.softmax_attention, layers[0]), prompts)
+        copy = partial(attention.softmax_attention, attention.products(layers[0]))
+        found = measures.token_sensitivity(copy, prompts)
         return jnp.stack([jnp.stack([part[::2].mean(), part[1::2].mean()]) for part in found])
 
     def cosine(layers):

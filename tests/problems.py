@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
-from icl_gd.attention import Attention
+from icl_gd.attention import Products
 from icl_gd.tasks import Task
 
 sizes = st.sampled_from(
@@ -27,7 +27,7 @@ def a_task(seed, n, d, m):
 
 def a_layer(seed, token):
     draw = np.random.default_rng(seed).normal
-    return Attention(*(jax.device_put(draw(size=(token, token))) for _ in range(4)))
+    return Products(*(jax.device_put(draw(size=(token, token))) for _ in range(2)))
 
 
 def in_numpy(tree):

@@ -19,14 +19,13 @@ def through_layers(layers, task, w0):
 
 
 def attend(layer, context, query):
-    """e + sum_j P W_V e_j <W_K e_j, W_Q e>, for every token e, one pair of tokens at a time."""
+    """e + sum_j PV e_j <e_j, KQ e>, for every token e, one pair of tokens at a time."""
     layer = in_numpy(layer)
 
     def after(e):
         out = np.array(e)
         for e_j in context:
-            score = np.dot(layer.key @ e_j, layer.query @ e)
-            out += layer.project @ (layer.value @ e_j) * score
+            out += layer.pv @ e_j * np.dot(e_j, layer.kq @ e)
         return out
 
     return np.stack([after(e) for e in context]), after(query)
@@ -87,7 +86,7 @@ gradient_descent = jax.jit(descent.gradient_descent, static_argnums=4)
 def test_roll_out_is_the_loop_that_moves_labels_only(damping):
     n, d, m, steps = 4, 3, 2, 5
     task, layer = a_task(0, n, d, m), a_layer(1, d + m)
-    layer = layer._replace(project=0.01 * layer.project)
+    layer = layer._replace(pv=0.01 * layer.pv)
     context, query = tokens_of(task)
     expected = [-query[d:]]
     for _ in range(steps):
@@ -113,7 +112,7 @@ def test_roll_out_of_the_construction_is_damped_gradient_descent():
     )
 
 
-@pytest.mark.parametrize("name", attention.Attention._fields)
+@pytest.mark.parametrize("name", attention.Products._fields)
 @pytest.mark.parametrize("shape", [(4, 5), (5, 4), (6, 6), (5,)])
 def test_weight_of_another_size_is_named(unchecked, name, shape):
     task = a_task(0, 4, 3, 2)
@@ -121,6 +120,13 @@ def test_weight_of_another_size_is_named(unchecked, name, shape):
     message = rf"layer.{name} must have shape \(5, 5\), got \({', '.join(map(str, shape))},?\)"
     with pytest.raises(ValueError, match=message):
         attention.predict([layer], task)
+
+
+def test_weights_that_are_not_multiplied_are_named(unchecked):
+    weights = attention.Attention(*(a_matrix(i, 5, 5) for i in range(4)))
+    message = r"^layer must be Products, got Attention \(see attention.products\)$"
+    with pytest.raises(TypeError, match=message):
+        attention.predict([weights], a_task(0, 4, 3, 2))
 
 
 @pytest.mark.parametrize(
@@ -147,11 +153,11 @@ def attend_softmax(layer, context, query):
     layer = in_numpy(layer)
 
     def after(e):
-        scores = [np.dot(layer.key @ e_j, layer.query @ e) / len(e) ** 0.5 for e_j in context]
+        scores = [np.dot(e_j, layer.kq @ e) / len(e) ** 0.5 for e_j in context]
         votes = [np.exp(score) for score in scores]
         out = np.array(e)
         for e_j, vote in zip(context, votes, strict=True):
-            out += layer.project @ (layer.value @ e_j) * vote / sum(votes)
+            out += layer.pv @ e_j * vote / sum(votes)
         return out
 
     return np.stack([after(e) for e in context]), after(query)
@@ -184,7 +190,7 @@ def test_heads_add_up(kind):
     np.testing.assert_allclose(after.query, one[1] + two[1] - query, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", attention.Attention._fields)
+@pytest.mark.parametrize("name", attention.Products._fields)
 def test_softmax_weight_of_another_size_is_named(unchecked, name):
     layer = a_layer(0, 5)._replace(**{name: np.zeros((5, 4))})
     with pytest.raises(ValueError, match=rf"layer.{name} must have shape \(5, 5\), got \(5, 4\)"):
@@ -289,7 +295,7 @@ def test_prediction_from_the_query_side_is_the_composition(n, d):
     jax.tree.map(close, found, expected)
 
 
-@pytest.mark.parametrize("name", attention.Attention._fields)
+@pytest.mark.parametrize("name", attention.Products._fields)
 def test_layer_of_another_size_than_the_features_is_named(unchecked, name):
     layer = a_layer(7, 4)._replace(**{name: a_matrix(1, 4, 5)})
     message = rf"layer.{name} must have shape \(4, 4\), got \(4, 5\)"
@@ -299,10 +305,6 @@ def test_layer_of_another_size_than_the_features_is_named(unchecked, name):
 
 def each_task(predict):
     return lambda layers, batch: jax.vmap(lambda task: predict(layers, task))(batch)
-
-
-def by_batch(layers, batch, clip=None):
-    return fast.batch([attention.products(layer) for layer in layers], batch, clip)
 
 
 def values_and_gradients(predict, layers, batch):
@@ -315,8 +317,8 @@ def values_and_gradients(predict, layers, batch):
 
 SHORT = {
     "gram": (each_task(fast.by_gram), None),
-    "batch": (by_batch, None),
-    "batch, clipped": (partial(by_batch, clip=0.3), 0.3),
+    "batch": (fast.batch, None),
+    "batch, clipped": (partial(fast.batch, clip=0.3), 0.3),
 }
 
 
@@ -351,9 +353,9 @@ def test_short_forms_are_the_layers(form, depth):
 def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
     """What is lowered for a GPU, run here."""
     layers, batch = a_stack(3)
-    here = values_and_gradients(by_batch, layers, batch)
+    here = values_and_gradients(fast.batch, layers, batch)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *ab, cpu, default: default(*ab))
-    there = values_and_gradients(by_batch, layers, batch)
+    there = values_and_gradients(fast.batch, layers, batch)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
     jax.tree.map(close, here, there)
 
@@ -362,7 +364,6 @@ def test_products_of_a_batch_are_the_same_where_there_is_no_cpu(monkeypatch):
 def test_xla_leaves_the_products_of_a_batch_apart():
     """Merged into one another they would take a hundred times longer: see it, not the clock."""
     layers, batch = a_stack(3)
-    layers = [attention.products(layer) for layer in layers]
     compiled = jax.jit(fast.batch).lower(layers, batch).compile()
     assert compiled.as_text().count(" call(") == 2 * 2  # two for each layer but the last
 
@@ -386,4 +387,4 @@ def test_clip_that_is_not_positive_is_named(unchecked):
     with pytest.raises(ValueError, match="clip must be positive, got 0"):
         attention.forward([a_layer(1, 3)], tokens.join(a_task(5, 4, 2, 1)), 0.0)
     with pytest.raises(ValueError, match="clip must be positive, got 0"):
-        by_batch([a_layer(1, 3)], jax.tree.map(lambda a: a[None], a_task(5, 4, 2, 1)), 0.0)
+        fast.batch([a_layer(1, 3)], jax.tree.map(lambda a: a[None], a_task(5, 4, 2, 1)), 0.0)

@@ -28,7 +28,7 @@ from icl_gd import (
     tokens,
     training,
 )
-from icl_gd.attention import Attention, Products
+from icl_gd.attention import Products
 from icl_gd.book import setup
 from icl_gd.tasks import Task
 from icl_gd.theory import Schedule
@@ -43,7 +43,7 @@ def integers(tree):
 # One regression problem in NumPy, N = 3, d = 2, m = 1, and one layer for its tokens.
 draw = np.random.default_rng(0).normal
 X, Y, XQ, YQ, W0 = (draw(size=shape) for shape in ((3, 2), (3, 1), 2, 1, (1, 2)))
-TASK, LAYER = Task(X, Y, XQ, YQ), Attention(*draw(size=(4, 3, 3)))
+TASK, LAYER = Task(X, Y, XQ, YQ), Products(*draw(size=(2, 3, 3)))
 ONE = Task(*(np.full(shape, 2.0) for shape in ((1, 1), (1, 1), 1, 1)))  # N = d = m = 1
 BATCH = Task(*(np.stack([a, 2 * a]) for a in TASK))
 INTS = integers(TASK)
@@ -95,7 +95,7 @@ def predicted(task=TASK, layer=LAYER, w0=None, times=1):
     context, found = np.hstack([x, y]), []
     for _ in range(times):
         gram = context.T @ context
-        change = np.array(layer.project) @ layer.value @ gram @ layer.key.T @ layer.query
+        change = np.array(layer.pv) @ gram @ layer.kq
         query, context = query + change @ query, context + context @ change.T
         found.append(-query[len(x_query) :])
     return found[-1]
@@ -284,7 +284,7 @@ CASES = {
         lambda: attention.predict([LAYER], in_lists(TASK)), predicted()
     ),
     "predict: a layer of lists": Case(
-        lambda: attention.predict([in_lists(LAYER)], TASK), a_list("layer.query")
+        lambda: attention.predict([in_lists(LAYER)], TASK), a_list("layer.kq")
     ),
     "predict: w0 as a list": Case(
         lambda: attention.predict([LAYER], TASK, [[1, 2]]), predicted(w0=np.array([[1, 2]]))
@@ -299,12 +299,12 @@ CASES = {
         lambda: attention.predict([LAYER], TASK, W0.T), of_shape("w0", (1, 2), (2, 1))
     ),
     "predict: a complex layer": Case(
-        lambda: attention.predict([LAYER._replace(key=1j * LAYER.key)], TASK),
-        Bad(TypeError, r"^layer\.key must be real numbers, got complex128$"),
+        lambda: attention.predict([LAYER._replace(kq=1j * LAYER.kq)], TASK),
+        Bad(TypeError, r"^layer\.kq must be real numbers, got complex128$"),
     ),
     "predict: a layer for other tokens": Case(
-        lambda: attention.predict([Attention(*np.ones((4, 4, 4)))], TASK),
-        of_shape("layer.query", (3, 3), (4, 4)),
+        lambda: attention.predict([Products(*np.ones((2, 4, 4)))], TASK),
+        of_shape("layer.kq", (3, 3), (4, 4)),
     ),
     "predict: not a number in a task": Case(
         lambda: attention.predict([LAYER], TASK._replace(x_query=XQ * np.nan)), [np.nan]
@@ -328,24 +328,24 @@ CASES = {
         lambda: attention.predict([LAYER], TASK, clip=[1.0]), a_list("clip")
     ),
     "predict: N = d = 1": Case(
-        lambda: attention.predict([Attention(*np.ones((4, 2, 2)))], ONE),
-        predicted(ONE, Attention(*np.ones((4, 2, 2)))),
+        lambda: attention.predict([Products(*np.ones((2, 2, 2)))], ONE),
+        predicted(ONE, Products(*np.ones((2, 2, 2)))),
     ),
     "by Gram: a task of lists": Case(
         compiled(lambda: fast.by_gram([LAYER, LAYER], in_lists(TASK))),
         predicted(times=2),
     ),
     "by batch: single tasks": Case(
-        compiled(lambda: fast.batch([attention.products(LAYER)], in_single(BATCH))),
+        compiled(lambda: fast.batch([LAYER], in_single(BATCH))),
         [predicted(), predicted(Task(*(2 * a for a in TASK)))],
         "float64",
     ),
     "by batch: one task": Case(
-        lambda: fast.batch([attention.products(LAYER)], TASK),
+        lambda: fast.batch([LAYER], TASK),
         Bad(ValueError, "^all arrays of tasks must have the same leading axis, of tasks, got"),
     ),
     "by batch: lists": Case(
-        compiled(lambda: fast.batch([attention.products(LAYER)], in_lists(BATCH))[0]),
+        compiled(lambda: fast.batch([LAYER], in_lists(BATCH))[0]),
         predicted(),
     ),
     "roll-out: single task, double layer": Case(
@@ -399,7 +399,7 @@ CASES = {
         path([[1, 2]])[1] @ XQ,
     ),
     "gradient step: w0 as a list": Case(
-        lambda: constructions.gradient_step(0.1, 3, [[1, 2]]).value[2], [1, 2, -1]
+        lambda: constructions.gradient_step(3.0, 3, [[1, 2]]).pv[2], [1, 2, -1]
     ),
     "gradient step: eta as a list": Case(
         lambda: constructions.gradient_step([0.1], 3, W0), a_list("eta")
@@ -408,7 +408,7 @@ CASES = {
         lambda: constructions.gradient_step(0.1, jnp.array(3), W0), no_int("n", "Array(3")
     ),
     "softmax step: w0 as a list": Case(
-        lambda: constructions.softmax_step(0.1, [[1, 2]], 1.0).value[0, 2], [1, 2, -1]
+        lambda: constructions.softmax_step(2.0, [[1, 2]], 1.0).pv[0, 2], [1, 2, -1]
     ),
     "balance: lists": Case(
         lambda: np.trace(constructions.balance(in_lists(LAYER), 2).kq[:2, :2]), 2.0

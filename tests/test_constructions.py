@@ -28,7 +28,6 @@ gd_plus_plus = jax.jit(constructions.gd_plus_plus, static_argnames=("d", "output
 induction_circuit = jax.jit(constructions.induction_circuit, static_argnums=(0, 1))
 balance = jax.jit(constructions.balance, static_argnums=1)
 interpolate = jax.jit(constructions.interpolate, static_argnums=2)
-products = jax.jit(attention.products)
 predict = jax.jit(attention.predict)
 DEPTHS = 1, 2, 5
 
@@ -43,12 +42,10 @@ def through_layers(eta, n, w0, task):
 def test_gradient_step_has_the_published_weights():
     w0 = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     layer = gradient_step(0.5, 10, w0)
-    on_x = np.diag([1, 1, 1, 0, 0])
+    on_x, project = np.diag([1, 1, 1, 0, 0]), 0.05 * np.eye(5)
     value = [[0] * 5] * 3 + [[1, 2, 3, -1, 0], [4, 5, 6, 0, -1]]
-    np.testing.assert_array_equal(layer.query, on_x)
-    np.testing.assert_array_equal(layer.key, on_x)
-    np.testing.assert_array_equal(layer.value, value)
-    np.testing.assert_array_equal(layer.project, 0.05 * np.eye(5))
+    np.testing.assert_array_equal(layer.kq, on_x.T @ on_x)
+    np.testing.assert_array_equal(layer.pv, project @ value)
 
 
 def test_gradient_step_keeps_the_precision_of_w0():
@@ -83,19 +80,14 @@ def test_hundred_layers_are_a_hundred_steps():
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("d, m", [(1, 1), (3, 2), (4, 1)])
 def test_balance_changes_the_scale_and_not_the_layer(d, m, sign):
-    layer = a_layer(3, d + m)
-    key, query = in_numpy((layer.key, layer.query))
-    flip = sign * np.sign(np.trace((key.T @ query)[:d, :d]))  # a negative trace is balanced too
-    layer = layer._replace(query=jax.device_put(flip * query))
-    kq, pv = in_numpy(balance(layer, d))
+    before = in_numpy(a_layer(3, d + m))
+    flip = sign * np.sign(np.trace(before.kq[:d, :d]))  # a negative trace is balanced too
+    layer = before._replace(kq=jax.device_put(flip * before.kq))
+    balanced = balance(layer, d)
+    kq, pv = in_numpy(balanced)
     assert np.mean([kq[i, i] for i in range(d)]) == pytest.approx(1)
-    before = in_numpy(products(layer))
-    np.testing.assert_allclose(
-        np.kron(kq, pv), np.kron(before.kq, before.pv), rtol=1e-10, atol=1e-12
-    )
-    identity = np.eye(d + m)
+    np.testing.assert_allclose(np.kron(kq, pv), np.kron(layer.kq, layer.pv), rtol=1e-10, atol=1e-12)
     task = a_task(4, 3, d, m)
-    balanced = attention.Attention(kq, identity, pv, identity)
     np.testing.assert_allclose(predict([balanced], task), predict([layer], task), rtol=1e-10)
 
 
@@ -106,7 +98,7 @@ def test_balance_may_take_the_whole_diagonal():
 
 def test_halfway_between_a_layer_and_itself_is_the_layer():
     layer, task = a_layer(5, 5), a_task(6, 4, 3, 2)
-    other = layer._replace(key=-3 * layer.key, value=layer.value / -3)  # the same function
+    other = attention.Products(-3 * layer.kq, layer.pv / -3)  # the same function
     half = interpolate(layer, other, 3)
     np.testing.assert_allclose(predict([half] * 2, task), predict([layer] * 2, task), rtol=1e-9)
 
@@ -116,11 +108,11 @@ def test_halfway_is_the_mean_of_the_balanced_products():
     half = interpolate(one, two, 3)
     expected = []
     for layer in in_numpy((one, two)):
-        kq, pv = layer.key.T @ layer.query, layer.project @ layer.value
+        kq, pv = layer
         scale = (kq[0, 0] + kq[1, 1] + kq[2, 2]) / 3
         expected.append((kq / scale, pv * scale))
     (kq1, pv1), (kq2, pv2) = expected
-    kq, pv = products(half)
+    kq, pv = half
     np.testing.assert_allclose(kq, (kq1 + kq2) / 2, rtol=1e-10)
     np.testing.assert_allclose(pv, (pv1 + pv2) / 2, rtol=1e-10)
 
@@ -192,7 +184,7 @@ def test_softmax_step_is_the_difference_of_two_weighted_means():
 def test_softmax_step_is_two_opposed_heads_in_the_precision_of_w0():
     heads = softmax_step(0.5, jnp.zeros((1, 3), jnp.float32), 2.0)
     assert {(weight.shape, weight.dtype) for weight in heads} == {((2, 4, 4), jnp.dtype("float32"))}
-    kq, pv = in_numpy(products(heads))
+    kq, pv = in_numpy(heads)
     np.testing.assert_allclose(kq[0], 4.0 * np.diag([1, 1, 1, 0]), rtol=1e-6)
     np.testing.assert_allclose(pv[0], np.diag([0, 0, 0, -0.125]), rtol=1e-6)
     np.testing.assert_array_equal(kq[1], -kq[0])
@@ -215,11 +207,10 @@ def test_bad_softmax_step_is_named(unchecked, change, error, message):
 
 def test_gd_plus_plus_has_the_published_weights():
     layer = gd_plus_plus(0.3, 0.2, d=3, outputs=2)
-    np.testing.assert_array_equal(layer.query, np.diag([1, 1, 1, 0, 0]))
-    np.testing.assert_array_equal(layer.key, np.diag([1, 1, 1, 0, 0]))
-    np.testing.assert_array_equal(layer.value, np.diag([1, 1, 1, -1, -1]))
-    np.testing.assert_allclose(layer.project, np.diag([-0.2, -0.2, -0.2, 0.3, 0.3]))
-    assert gd_plus_plus(0.3, 0.2, 4).query.shape == (5, 5)
+    value, project = np.diag([1, 1, 1, -1, -1]), np.diag([-0.2, -0.2, -0.2, 0.3, 0.3])
+    np.testing.assert_array_equal(layer.kq, np.diag([1, 1, 1, 0, 0]))
+    np.testing.assert_allclose(layer.pv, project @ value)
+    assert gd_plus_plus(0.3, 0.2, 4).kq.shape == (5, 5)
 
 
 def test_gd_plus_plus_shrinks_inputs_and_steps_labels():
@@ -354,7 +345,7 @@ def test_induction_circuit_has_the_stated_scores():
     [
         ({"vocabulary": 0}, ValueError, "vocabulary must be at least 1, got 0"),
         ({"reach": 1}, ValueError, "reach must be at least 2, got 1"),
-        ({"reach": 2.0}, TypeError, "reach must be an int of at least 1, got 2.0"),
+        ({"reach": 2.0}, TypeError, "reach must be an int of at least 2, got 2.0"),
         ({"sharpness": -1.0}, ValueError, "sharpness must be positive, got -1.0"),
     ],
 )

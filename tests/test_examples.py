@@ -12,10 +12,16 @@ TEXTS = [*FRONT, *sorted(set((ROOT / "book").rglob("*.md")) - set(PAGES))]
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.M | re.S)
 CODE = re.compile(r"^```bash\n(.*?)^```$|`([^`\n]+)`", re.M | re.S)
 
+
+def without_pages(path):
+    """The text without what stands in fences of five, the page that is a template."""
+    return re.sub(r"^`{5}.*?^`{5}$", "", path.read_text("utf-8"), flags=re.M | re.S)
+
+
 EXAMPLES = [
     pytest.param(code, printed, id=f"{path.relative_to(ROOT)}-{number}")
     for path in TEXTS
-    for number, (code, printed) in enumerate(EXAMPLE.findall(path.read_text("utf-8")))
+    for number, (code, printed) in enumerate(EXAMPLE.findall(without_pages(path)))
 ]
 DOCTESTS = """
 import doctest, importlib, pkgutil

@@ -194,10 +194,19 @@ def test_style_is_one():
 
 
 def test_source_is_the_code_itself():
-    shown = plots.source(descent.loss)
-    assert shown.code == inspect.getsource(descent.loss).rstrip()
+    shown = plots.source(descent.gradient)
+    assert shown.code == inspect.getsource(descent.gradient).rstrip()
     assert repr(shown) == shown.code
     assert shown._repr_markdown_() == f"```python\n{shown.code}\n```"
+
+
+def test_source_leaves_out_marks_for_mutants():
+    def marked():
+        one = 1  # mutant: it has no other name
+        return one + one  # 2 mutants: a sum
+
+    assert "#" not in plots.source(marked).code
+    assert plots.source(marked).code.endswith("return one + one")
 
 
 CORNER = np.array([[2.0, 2.0], [1.0, 1.0], [0.5, 0.5]])

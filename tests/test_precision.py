@@ -49,7 +49,8 @@ def normal(*shape, seed=0):
 TASK = tasks.regression(jax.random.key(1), N, D, OUTPUTS)
 TASKS = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), TASK)
 W0 = normal(OUTPUTS, D)
-LAYER = Attention(*normal(4, D + OUTPUTS, D + OUTPUTS, seed=2))
+WEIGHTS = Attention(*normal(4, D + OUTPUTS, D + OUTPUTS, seed=2))
+LAYER = Products(*WEIGHTS[:2])
 PAIRS = Products(normal(2 * D, 2 * D), normal(D, 2 * D))
 TURNS = tasks.autoregressive(jax.random.key(3), LENGTH, D)
 SEQUENCE = jnp.array([0, 1, 2, 1, 2])
@@ -98,14 +99,14 @@ EXACT = {
         (normal(2, LENGTH, D),),
     ),
     "measures.mean_loss": (
-        lambda *layer: measures.mean_loss(model_of(Attention(*layer)), TASKS), LAYER
+        lambda *layer: measures.mean_loss(model_of(Products(*layer)), TASKS), LAYER
     ),
     "measures.sensitivity": (
-        lambda *layer: measures.sensitivity(model_of(Attention(*layer)), TASK), LAYER
+        lambda *layer: measures.sensitivity(model_of(Products(*layer)), TASK), LAYER
     ),
     "measures.alignment": (
         lambda *layer: measures.alignment(
-            model_of(Attention(*layer)), lambda t: t.x_query @ W0.T, TASKS
+            model_of(Products(*layer)), lambda t: t.x_query @ W0.T, TASKS
         ),
         LAYER,
     ),
@@ -123,7 +124,7 @@ EXACT = {
     ),
     "measures.token_sensitivity": (
         lambda *layer: measures.token_sensitivity(
-            lambda prompt: attention.linear_attention(Attention(*layer), prompt),
+            lambda prompt: attention.linear_attention(Products(*layer), prompt),
             jax.vmap(tokens.join)(TASKS),
         ),
         LAYER,
@@ -194,10 +195,10 @@ WITHOUT = {
 
 # Forward passes and training.
 FOLLOWING = {
-    "attention.products": lambda: attention.products(LAYER),
+    "attention.products": lambda: attention.products(WEIGHTS),
     "attention.predict": lambda: attention.predict([LAYER, LAYER], TASK),
     "fast.by_gram": lambda: fast.by_gram([LAYER], TASK),
-    "fast.batch": lambda: fast.batch([Products(*LAYER[:2])] * 2, TASKS),
+    "fast.batch": lambda: fast.batch([LAYER] * 2, TASKS),
     "attention.softmax_attention": lambda: attention.softmax_attention(LAYER, tokens.join(TASK)),
     "attention.roll_out": lambda: attention.roll_out(LAYER, TASK, 2),
     "attention.causal_prefix": lambda: attention.causal_prefix(PAIRS, tokens.pair(TURNS)),

@@ -346,7 +346,7 @@ def test_deep_stacks_train_on_the_layers_one_after_another(name, depth, recurren
     def composed(layers):
         keys = jax.vmap(lambda part: jax.random.split(part, 256))(jax.random.split(key, 8))
         batch = jax.vmap(lambda k: tasks.regression(k, 10, 10))(keys.reshape(-1))
-        every = layers * (depth // len(layers))
+        every = [attention.products(layer) for layer in layers] * (depth // len(layers))
         return measures.mean_loss(lambda t: attention.predict(every, t, clip=10.0), batch)
 
     key = jax.random.key(5)

@@ -16,7 +16,7 @@ from icl_gd.tokens import Prompt, join, prediction
 
 
 class Attention(NamedTuple):
-    """The weights of one head, acting on columns: W_Q, W_K, W_V and projection P."""
+    """What is trained: W_Q, W_K, W_V and projection P of a head, acting on columns."""
 
     query: Float[Array, "*batch token token"]
     key: Float[Array, "*batch token token"]
@@ -25,13 +25,13 @@ class Attention(NamedTuple):
 
 
 class Products(NamedTuple):
-    """The two matrices that a layer depends on: KQ = W_K^T W_Q and PV = P W_V."""
+    """What a layer is: it depends on KQ = W_K^T W_Q and PV = P W_V alone."""
 
     kq: Float[Array, "*batch token token"]
     pv: Float[Array, "*batch token token"]
 
 
-Attend = Callable[[Attention, Prompt], Prompt]
+Attend = Callable[[Products, Prompt], Prompt]
 
 
 def products(layer: Attention) -> Products:
@@ -40,17 +40,25 @@ def products(layer: Attention) -> Products:
     return Products(layer.key.mT @ layer.query, layer.project @ layer.value)
 
 
-def linear_attention(layer: Attention, prompt: Prompt) -> Prompt:
-    """Adds sum_j P W_V e_j (W_K e_j)^T W_Q e to every token e, over context tokens e_j.
+def _of_size(layer, token):
+    """KQ and PV; raises unless they are matrices of the tokens' size."""
+    if not isinstance(layer, Products):
+        given = type(layer).__name__
+        raise TypeError(f"layer must be Products, got {given} (see attention.products)")
+    (layer,) = _require.real(layer=layer)
+    for name, matrix in layer._asdict().items():
+        _require.shape(f"layer.{name}", matrix, (token, token))
+    return layer
+
+
+def linear_attention(layer: Products, prompt: Prompt) -> Prompt:
+    """Adds sum_j PV e_j e_j^T KQ e to every token e, over context tokens e_j.
 
     No softmax, no scaling by 1/sqrt(d) or 1/N; the query token is never attended to.
-    von Oswald et al. (2022), section 2. Raises ValueError if a weight is not of the
+    von Oswald et al. (2022), section 2. Raises ValueError if a matrix is not of the
     tokens' size.
     """
-    token = prompt.query.shape[0]
-    for name, weight in layer._asdict().items():
-        _require.shape(f"layer.{name}", weight, (token, token))
-    kq, pv = products(layer)
+    kq, pv = _of_size(layer, prompt.query.shape[0])
 
     def update(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens token"]:
         return e @ kq.T @ prompt.context.T @ prompt.context @ pv.T
@@ -58,18 +66,16 @@ def linear_attention(layer: Attention, prompt: Prompt) -> Prompt:
     return jax.tree.map(lambda e: e + update(e), prompt)
 
 
-def softmax_attention(layer: Attention, prompt: Prompt) -> Prompt:
-    """Adds sum_j P W_V e_j softmax_j((W_K e_j)^T W_Q e / sqrt(token)) to every token e.
+def softmax_attention(layer: Products, prompt: Prompt) -> Prompt:
+    """Adds sum_j PV e_j softmax_j(e_j^T KQ e / sqrt(token)) to every token e.
 
     The softmax runs over the context, so that its weights sum to one for every length;
     the query token is never attended to. As in the code published with von Oswald et
-    al. (2022), keys have the size of tokens. Raises ValueError if a weight is not of
+    al. (2022), keys have the size of tokens. Raises ValueError if a matrix is not of
     the tokens' size.
     """
     token = prompt.query.shape[0]
-    for name, weight in layer._asdict().items():
-        _require.shape(f"layer.{name}", weight, (token, token))
-    kq, pv = products(layer)
+    kq, pv = _of_size(layer, token)
 
     def update(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens token"]:
         scores = e @ kq.T @ prompt.context.T / jnp.sqrt(token)
@@ -78,7 +84,7 @@ def softmax_attention(layer: Attention, prompt: Prompt) -> Prompt:
     return jax.tree.map(lambda e: e + update(e), prompt)
 
 
-def multi_head(attend: Attend, heads: Attention, prompt: Prompt) -> Prompt:
+def multi_head(attend: Attend, heads: Products, prompt: Prompt) -> Prompt:
     """Adds to every token what each head would add to it: e + sum_h (attend_h(e) - e).
 
     ``heads`` has a leading axis of heads, ``attend`` is ``linear_attention`` or
@@ -106,7 +112,7 @@ def layer_norm(norm: Norm, e: Float[Array, " token"]) -> Float[Array, " token"]:
     return norm.scale * (e - jnp.mean(e)) / spread + norm.offset
 
 
-def pre_norm(norm: Norm, layer: Attention, prompt: Prompt) -> Prompt:
+def pre_norm(norm: Norm, layer: Products, prompt: Prompt) -> Prompt:
     """Linear attention to normalised tokens, added to the tokens as they were.
 
     von Oswald et al. (2022), A.9, Figure 14 (a).
@@ -117,7 +123,7 @@ def pre_norm(norm: Norm, layer: Attention, prompt: Prompt) -> Prompt:
     return jax.tree.map(lambda e, a, b: e + a - b, prompt, after, normed)
 
 
-def forward(layers: Sequence[Attention], prompt: Prompt, clip=None) -> Prompt:
+def forward(layers: Sequence[Products], prompt: Prompt, clip=None) -> Prompt:
     """Runs a prompt through the layers in order.
 
     With ``clip``, all entries of all tokens are held to [-clip, clip] after each layer,
@@ -137,7 +143,7 @@ def forward(layers: Sequence[Attention], prompt: Prompt, clip=None) -> Prompt:
 
 
 def predict(
-    layers: Sequence[Attention],
+    layers: Sequence[Products],
     task: Task,
     w0: Float[Array, "outputs dim"] | None = None,
     clip=None,
@@ -147,7 +153,7 @@ def predict(
 
 
 def roll_out(
-    layer: Attention, task: Task, steps: int, damping=1.0
+    layer: Products, task: Task, steps: int, damping=1.0
 ) -> Float[Array, "{steps}+1 outputs"]:
     """The query's prediction before and after each application of one layer.
 

@@ -5,17 +5,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from icl_gd import _require, tokens
-from icl_gd.attention import Attention, Products, products
+from icl_gd.attention import Products
 from icl_gd.induction import Heads, Transformer
 
 
-def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Attention:
+def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Products:
     """The layer that takes one gradient step of size eta on ``descent.loss``, from w0.
 
-    W_K = W_Q = diag(I_x, 0), W_V = [[0, 0], [W0, -I_y]], P = (eta/N) I. The query token
-    must carry -W0 x_q, as ``tokens.join(task, w0)`` does. von Oswald et al. (2022),
-    Proposition 1. Raises ValueError unless n >= 1, eta is finite and w0 is a finite (m,
-    d) matrix.
+    With W_K = W_Q = diag(I_x, 0), W_V = [[0, 0], [W0, -I_y]] and P = (eta/N) I. The
+    query token must carry -W0 x_q, as ``tokens.join(task, w0)`` does. von Oswald et al.
+    (2022), Proposition 1. Raises ValueError unless n >= 1, eta is finite and w0 is a
+    finite (m, d) matrix.
     """
     _require.positive_int("n", n)
     _require.finite("eta", eta)
@@ -26,37 +26,34 @@ def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Attention:
     on_x = jnp.diag((jnp.arange(d + m) < d).astype(w0.dtype))
     minus = -jnp.eye(m, dtype=w0.dtype)
     residual = jnp.block([[jnp.zeros((d, d + m), w0.dtype)], [w0, minus]])
-    return Attention(on_x, on_x, residual, eta / n * jnp.eye(d + m, dtype=w0.dtype))
+    return Products(on_x, eta / n * residual)
 
 
-def softmax_step(eta, w0: Float[Array, "outputs dim"], beta) -> Attention:
+def softmax_step(eta, w0: Float[Array, "outputs dim"], beta) -> Products:
     """Two softmax heads with scores +-beta x_j^T x, whose difference is a step.
 
     Up to terms of order beta^2 it is one gradient step of size eta from w0 on 1/(2N)
     sum_i ||W (x_i - mean x) - (y_i - mean y)||^2. No N enters, because a softmax
     averages. The query token must carry -W0 x_q. von Oswald et al. (2022), equations 18
-    to 21, with the means that are left out there.
-    Raises ValueError unless eta is finite, beta is positive and w0 is a finite (m, d)
-    matrix.
+    to 21, with the means that are left out there. Raises ValueError unless eta is
+    finite, beta is positive and w0 is a finite (m, d) matrix.
     """
     _require.positive("beta", beta)
     _require.finite("eta", eta)
     (w0,) = _require.real(w0=w0)
-    step = gradient_step(eta / (2 * beta), 1, w0)
-    pair = jax.tree.map(lambda weight: jnp.stack([weight, weight]), step)
+    kq, pv = gradient_step(eta / (2 * beta), 1, w0)
     signs = jnp.array([1, -1], w0.dtype)[:, None, None]
-    scale = beta * sum(w0.shape) ** 0.5
-    return pair._replace(query=signs * scale * pair.query, project=signs * pair.project)
+    return Products(beta * sum(w0.shape) ** 0.5 * signs * kq, signs * pv)
 
 
-def gd_plus_plus(rate, gamma, d: int, outputs: int = 1) -> Attention:
+def gd_plus_plus(rate, gamma, d: int, outputs: int = 1) -> Products:
     """The layer of GD++: x <- (I - gamma S) x, and a gradient step of size rate on y.
 
-    W_K = W_Q = diag(I_x, 0), W_V = diag(I_x, -I_y), P = diag(-gamma I_x, rate I_y); S
-    = sum_i x_i x_i^T and rate = eta / N. The linear model starts at W0 = 0: a W0 in W_V
-    would serve the first layer only, because the next one reads other inputs. von
-    Oswald et al. (2022), A.10. Raises ValueError unless d, outputs >= 1 and rate and
-    gamma are finite.
+    With W_K = W_Q = diag(I_x, 0), W_V = diag(I_x, -I_y), P = diag(-gamma I_x, rate
+    I_y); S = sum_i x_i x_i^T and rate = eta / N. The linear model starts at W0 = 0: a
+    W0 in W_V would serve the first layer only, because the next one reads other inputs.
+    von Oswald et al. (2022), A.10. Raises ValueError unless d, outputs >= 1 and rate
+    and gamma are finite.
     """
     _require.positive_int("d", d)
     _require.positive_int("outputs", outputs)
@@ -65,32 +62,29 @@ def gd_plus_plus(rate, gamma, d: int, outputs: int = 1) -> Attention:
     blocks = lambda on_x, on_y: jnp.diag(
         jnp.concatenate([jnp.full(d, on_x), jnp.full(outputs, on_y)])
     )
-    on_x, value = blocks(1.0, 0.0), blocks(1.0, -1.0)
-    return Attention(on_x, on_x, value, blocks(-gamma, rate))
+    return Products(blocks(1.0, 0.0), blocks(-gamma, -rate))
 
 
-def balance(layer: Attention, d: int) -> Products:
+def balance(layer: Products, d: int) -> Products:
     """Scales KQ to a unit mean of its first d diagonal entries, and PV inversely.
 
     The layer's function does not change: a linear layer is the same for (KQ / s, s PV),
     and this choice of s makes weights comparable (there is none where the mean is 0).
     von Oswald et al. (2022), A.3. Raises ValueError unless 1 <= d <= token size.
     """
-    kq, pv = products(layer)
-    _require.between("d", d, 1, kq.shape[-1])
-    scale = jnp.mean(jnp.diagonal(kq)[:d])
-    return Products(kq / scale, pv * scale)
+    (layer,) = _require.real(layer=layer)
+    _require.between("d", d, 1, layer.kq.shape[-1])
+    scale = jnp.mean(jnp.diagonal(layer.kq)[:d])
+    return Products(layer.kq / scale, layer.pv * scale)
 
 
-def interpolate(trained: Attention, constructed: Attention, d: int) -> Attention:
-    """The layer halfway between two layers, whose products are balanced first.
+def interpolate(trained: Products, constructed: Products, d: int) -> Products:
+    """The layer halfway between two layers, which are balanced first.
 
     von Oswald et al. (2022), section 3 ("interpolated" model).
     """
     ends = balance(trained, d), balance(constructed, d)
-    kq, pv = jax.tree.map(lambda a, b: 0.5 * (a + b), *ends)
-    identity = jnp.eye(kq.shape[0], dtype=kq.dtype)
-    return Attention(query=kq, key=identity, value=pv, project=identity)
+    return jax.tree.map(lambda a, b: 0.5 * (a + b), *ends)
 
 
 def autoregressive_step(a, b, d: int) -> Products:
@@ -121,7 +115,7 @@ def embed_blocks(blocks: Products) -> Products:
 
 def copy_then_step(
     eta, n: int, d: int, outputs: int = 1, channels: int = 10, sharpness=100.0
-) -> tuple[Attention, Attention]:
+) -> tuple[Products, Products]:
     """Two layers that take one gradient step from W = 0 on ``tokens.separate``.
 
     In the first, a softmax layer, the token at p attends to the one at p - 1: its score
@@ -141,13 +135,12 @@ def copy_then_step(
     sines, cosines = tokens.positions(2, channels)[1].reshape(-1, 2).T
     turns = jnp.stack([cosines, -sines, sines, cosines], axis=1).reshape(-1, 2, 2)
     back = jax.scipy.linalg.block_diag(*turns)  # the encoding of p to that of p - 1
-    query = jnp.pad(sharpness * size**0.5 * back, (0, d + outputs))
+    look_back = jnp.pad(sharpness * size**0.5 * back, (0, d + outputs))
     entry = jnp.arange(size)
-    on_place = jnp.diag(1.0 * (entry < channels))
     on_x = jnp.diag(1.0 * ((entry >= channels) & (entry < channels + d)))
-    copy = Attention(query, on_place, on_x, jnp.eye(size))
     step = gradient_step(eta, n, jnp.zeros((outputs, d)))
-    return copy, jax.tree.map(lambda weight: jnp.pad(weight, (channels, 0)), step)
+    step = jax.tree.map(lambda matrix: jnp.pad(matrix, (channels, 0)), step)
+    return Products(look_back, on_x), step
 
 
 def induction_circuit(vocabulary: int, reach: int, sharpness=100.0) -> Transformer:

@@ -13,47 +13,47 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 from icl_gd import _require, attention
-from icl_gd.attention import Attention, Features, Products, products
+from icl_gd.attention import Features, Products
 from icl_gd.tasks import Task
 from icl_gd.tokens import Prompt, join, prediction
 
 
-def by_gram(layers: Sequence[Attention], task: Task) -> Float[Array, "outputs"]:
+def by_gram(layers: Sequence[Products], task: Task) -> Float[Array, "outputs"]:
     """What ``attention.predict`` predicts from W0 = 0, for one or two layers.
 
     A layer turns every token e into A e, A = I + PV G KQ with G = sum_j e_j e_j^T over
     the context, and G into A G A^T. Here G is not formed but applied to the vectors
     that the query's token needs: (3^L - 1) / 2 products with G for L layers.
     """
-    prompt, pairs = join(task), [products(layer) for layer in layers]
+    prompt = join(task)
 
     def gram(depth, v):
         if depth == 0:
             return prompt.context.T @ (prompt.context @ v)
-        kq, pv = pairs[depth - 1]
+        kq, pv = layers[depth - 1]
         v = v + kq.T @ gram(depth - 1, pv.T @ v)
         v = gram(depth - 1, v)
         return v + pv @ gram(depth - 1, kq @ v)
 
     e = prompt.query
-    for depth, (kq, pv) in enumerate(pairs):
+    for depth, (kq, pv) in enumerate(layers):
         e = e + pv @ gram(depth, kq @ e)
     return prediction(Prompt(prompt.context, e), len(task.y_query))
 
 
-def features(weights: Features, layer: Attention, task: Task) -> Float[Array, "1"]:
+def features(weights: Features, layer: Products, task: Task) -> Float[Array, "1"]:
     """What ``linear_attention`` after ``attention.features`` predicts, for one output.
 
-    Minus the last entry of m(e_q) + sum_j P W_V m_j m_j^T u with u = W_K^T W_Q m(e_q),
-    m_j = m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the
-    last row of P W_V. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
+    Minus the last entry of m(e_q) + sum_j PV m_j m_j^T u with u = KQ m(e_q) and m_j =
+    m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the last
+    row of PV. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
     E, b_1), each is one product of phi with a vector, and m_j is never formed.
     Raises ValueError if a weight of the layer is not of the features' size.
     """
     width = len(weights.embed)
-    for name, weight in layer._asdict().items():
-        _require.shape(f"layer.{name}", weight, (width, width))
-    kq, pv = products(layer)
+    for name, matrix in layer._asdict().items():
+        _require.shape(f"layer.{name}", matrix, (width, width))
+    kq, pv = layer
     prompt = join(task)
     empty = prompt._replace(context=prompt.context[:0])
     at_query = attention.features(weights, empty).query
