@@ -177,6 +177,7 @@ WITHOUT = {
     "measures.copying_score": lambda: measures.copying_score(jax.tree.map(np.asarray, MODEL)),
     "measures.in_context_score": lambda: measures.in_context_score(normal(20)),
     "descent.running_step": lambda: descent.running_step(TURNS, 0.1),
+    "tasks.batch": lambda: tasks.batch(jax.random.normal, jax.random.key(0), 3),
     "tasks.uniform": lambda: tasks.uniform(jax.random.key(0), N, D),
     "tasks.normalised": lambda: tasks.normalised(jax.random.key(0), N, D),
     "tasks.noisy_labels": lambda: tasks.noisy_labels(jax.random.key(0), TASK, 2),
@@ -269,7 +270,7 @@ TRANSFORMS = {
 
 
 def test_every_function_has_a_case():
-    modules = theory, flow, measures, descent, tasks, tokens
+    modules = theory, moments, flow, measures, descent, tasks, tokens
     cases = [*EXACT, *WITHOUT, "flow.descend"]
     assert sorted(cases) == sorted(name for module in modules for name in public(module))
 

@@ -185,6 +185,20 @@ def test_bad_input_is_named(unchecked, function, change, error, message):
         getattr(tasks, function)(**{"key": jax.random.key(0), "n": 3, "d": 2, **change})
 
 
+def test_a_batch_is_one_draw_a_key():
+    draw = lambda key: tasks.regression(key, 3, 2)
+    batch = tasks.batch(draw, jax.random.key(3), 4)
+    for at, own in enumerate(jax.random.split(jax.random.key(3), 4)):
+        for found, alone in zip(batch, draw(own), strict=True):
+            np.testing.assert_allclose(found[at], alone, rtol=1e-14)
+
+
+@pytest.mark.parametrize("count, error", [(0, ValueError), (2.0, TypeError)])
+def test_bad_count_of_a_batch_is_named(unchecked, count, error):
+    with pytest.raises(error, match="count must be"):
+        tasks.batch(jax.random.normal, jax.random.key(0), count)
+
+
 @cache
 def waves(one_key):
     keys = jax.random.split(jax.random.key(7), 20_000)
