@@ -111,12 +111,19 @@ def faults(page):
 
 
 def complaints(cell):
-    """The errors and warnings in the output of an executed cell."""
+    """The errors and warnings in the output of an executed cell, and figures that are none."""
+    drawn = "figure" in cell.metadata.get("mystnb", {})
+    kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
     for output in cell.outputs:
         if output.output_type == "error":
             yield f"{output.ename}: {output.evalue}"
         elif output.get("name") == "stderr":
             yield f"wrote to stderr: {output.text.strip()}"
+        elif drawn and output.output_type == "execute_result" and {*output.data} == {"text/plain"}:
+            value = output.data["text/plain"].splitlines()[0]
+            yield f"shows {value} beside its figure: end it with plt.show()"
+    if drawn and not kinds & {"image/png", "text/html"}:
+        yield "has a caption and no figure: end it with plt.show()"
 
 
 def check(chosen):

@@ -154,6 +154,25 @@ def test_check_finds_errors_and_warnings(book, output):
     assert notebooks.check([book]) == 2
 
 
+SHOWN = {"output_type": "execute_result", "data": {"text/plain": "<Axes: >"}, "metadata": {}}
+DRAWN = {"output_type": "display_data", "data": {"image/png": "", "text/plain": ""}, "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    "outputs, hint",
+    [
+        ([SHOWN, DRAWN], "shows <Axes: > beside its figure: end it with plt.show()"),
+        ([], "has a caption and no figure: end it with plt.show()"),
+        ([DRAWN], None),
+    ],
+)
+def test_a_figure_that_is_not_shown_gets_a_hint(outputs, hint):
+    metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
+    cell = nbformat.v4.new_code_cell("ax.legend()", metadata=metadata)
+    cell.outputs = [nbformat.from_dict(output) for output in outputs]
+    assert list(notebooks.complaints(cell)) == ([hint] if hint else [])
+
+
 def test_new_text_keeps_outputs_but_new_code_does_not(book):
     execute_by_hand(book)
     book.write_text(book.read_text().replace("# A sum", "# The sum"))
