@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import timing
+from published import BATCH, D, N, plain_draw
 
 from icl_gd import attention, constructions, measures, tasks, theory, training
 
-N = D = 10
-BATCH, EVERY, RUN = 2048, 100, 5000
+EVERY, RUN = 100, 5000
 MOMENTS = theory.uniform_moments()
 GD = constructions.gradient_step(theory.best_step(N, D, MOMENTS), N, jnp.zeros((1, D)))
 OPTIMISER = training.clipped_adam()
@@ -85,19 +85,6 @@ def exact(steps):
 # Plain.
 
 
-def plain_task(key):
-    """One task with five keys and a choice of labels to spoil (none), as published."""
-    k_w, k_x, k_q, k_noise, k_choice = jax.random.split(key, 5)
-    w = jax.random.normal(k_w, (D,))
-    x = jax.random.uniform(k_x, (N, D), minval=-0.5, maxval=0.5)
-    x_query = jax.random.uniform(k_q, (1, D), minval=-0.5, maxval=0.5)
-    chosen = jax.random.choice(k_choice, N, (0,), replace=False)
-    y = (x @ w).at[chosen].set(jax.random.normal(k_noise, (0,)))
-    context = jnp.concatenate([x, y[:, None]], axis=1)
-    query = jnp.concatenate([x_query, jnp.zeros((1, 1))], axis=1)
-    return jnp.concatenate([context, query]), (x_query @ w)[0]
-
-
 def plain_layer(p, tokens):
     """Linear attention of all tokens to all but the last, batch first."""
     queries, keys = tokens @ p.query.T, tokens[:, :-1] @ p.key.T
@@ -112,7 +99,6 @@ def plain_loss(p, batch):
     return 0.5 * jnp.mean((-plain_layer(p, tokens)[:, -1, -1] - target) ** 2)
 
 
-plain_draw = jax.jit(lambda key: tasks.batch(plain_task, key, BATCH))
 plain_evaluate = {name: jax.jit(f) for name, f in HALFWAY.items()}
 
 

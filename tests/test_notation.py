@@ -25,10 +25,14 @@ def test_the_table_is_read():
     assert len(set(symbols)) == len(symbols)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+# Every letter of the alphabet occurs somewhere.
+TELLING = [row for row in ROWS if not re.fullmatch(r"\$[A-Za-z]\$", row[0])]
+
+
+@pytest.mark.parametrize("row", TELLING, ids=lambda row: row[0])
 def test_symbol_occurs_in_a_chapter(row):
     (symbol,) = re.fullmatch(r"\$(.+)\$", row[0]).groups()
-    # A letter of its own: neither part of a command or a word, nor with another index.
+    # Neither part of a command or a word, nor with another index.
     pattern = re.escape(symbol)
     if symbol[0].isalpha():
         pattern = r"(?<![A-Za-z\\])" + pattern

@@ -45,10 +45,9 @@ def _of_size(layer, token):
     if not isinstance(layer, Products):
         given = type(layer).__name__
         raise TypeError(f"layer must be Products, got {given} (see attention.products)")
-    (layer,) = _require.real(layer=layer)
     for name, matrix in layer._asdict().items():
         _require.shape(f"layer.{name}", matrix, (token, token))
-    return layer
+    return _require.real(layer=layer)[0]
 
 
 def linear_attention(layer: Products, prompt: Prompt) -> Prompt:

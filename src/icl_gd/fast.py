@@ -30,7 +30,7 @@ def by_gram(layers: Sequence[Products], task: Task) -> Float[Array, "outputs"]:
     def gram(depth, v):
         if depth == 0:
             return prompt.context.T @ (prompt.context @ v)
-        kq, pv = layers[depth - 1]
+        kq, pv = layers[depth - 1]  # A G A^T v, from the right: G is symmetric
         v = v + kq.T @ gram(depth - 1, pv.T @ v)
         v = gram(depth - 1, v)
         return v + pv @ gram(depth - 1, kq @ v)

@@ -242,7 +242,7 @@ def _moments(x):
     divisor = jnp.arange(1, length - 1)[:, None, None]  # t - 1
     gram = jnp.cumsum(outer, axis=1)[:, 1:-1] / divisor
     real = _as_real(gram).reshape(samples, -1).T
-    first, second = np.triu_indices(size**2)
+    first, second = np.triu_indices(size**2)  # a product does not know its order
     square = (real[first] * real[second]) @ _as_real(outer[:, 1:-1]).reshape(
         samples, -1
     )

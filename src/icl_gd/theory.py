@@ -251,7 +251,7 @@ def best_steps(spectra: Float[Array, "contexts dim"], layers: int) -> Schedule:
             f"got {different}"
         )
     basis, ahead = np.zeros((layers, h.size)), np.sqrt(h)
-    for k in range(layers):
+    for k in range(layers):  # Lanczos; orthogonal to all, against rounding
         ahead = ahead - basis.T @ (basis @ ahead)
         basis[k] = ahead / np.linalg.norm(ahead)
         ahead = h * basis[k]
