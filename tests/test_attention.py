@@ -303,6 +303,19 @@ def test_layer_of_another_size_than_the_features_is_named(unchecked, name):
         fast.features(random_features(0), layer, a_task(9, 4, 2, 1))
 
 
+def test_short_form_for_several_outputs_is_named(unchecked):
+    with pytest.raises(ValueError, match=r"task.y_query must have shape \(1,\), got \(2,\)"):
+        fast.features(random_features(0), a_layer(7, 4), a_task(9, 4, 1, 2))
+
+
+def test_context_of_another_size_is_named(unchecked):
+    prompt = tokens.Prompt(a_matrix(0, 4, 5), a_matrix(1, 3))
+    message = r"prompt.context must have shape \('any', 3\), got \(4, 5\)"
+    for attend_ in (attention.linear_attention, attention.softmax_attention):
+        with pytest.raises(ValueError, match=message):
+            attend_(a_layer(2, 3), prompt)
+
+
 def each_task(predict):
     return lambda layers, batch: jax.vmap(lambda task: predict(layers, task))(batch)
 

@@ -498,6 +498,10 @@ CASES = {
         Bad(TypeError, "must be known numbers, got traced ones"),
     ),
     "triple angle: edge as a list": Case(lambda: theory.triple_angle([1.0], 2), a_list("edge")),
+    "mean loss: a model without the axis of outputs": Case(
+        lambda: measures.mean_loss(lambda task: task.y_query[0], BATCH),
+        of_shape("what the model predicts", (2, 1), (2,)),
+    ),
     # flows
     "integrate: without x64": Case(
         lambda: decay(),

@@ -51,7 +51,7 @@ WRONG = [
 
 @pytest.mark.parametrize("change, message", WRONG)
 def test_a_wrong_entry_is_named(change, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
+    with pytest.raises(ValueError, match=f"^claims.yml: {message}"):
         claims.validated([{**GOOD, **change}])
 
 
@@ -59,14 +59,14 @@ def test_a_wrong_entry_is_named(change, message):
 def test_a_missing_field_is_named(field):
     entry = {name: value for name, value in GOOD.items() if name != field}
     name = "claim 2" if field == "id" else "own-sum"
-    with pytest.raises(ValueError, match=f"^{name}: {field} is missing$"):
+    with pytest.raises(ValueError, match=f"^claims.yml: {name}: {field} is missing "):
         claims.validated([{**GOOD, "id": "own-first"}, entry])
 
 
 def test_good_entries_are_kept_in_order():
     entries = [{**GOOD, "id": name} for name in ("own-b", "own-a")]
     assert claims.validated(entries) == {"own-b": entries[0], "own-a": entries[1]}
-    with pytest.raises(ValueError, match=r"^own-b: id must be its own, got it twice$"):
+    with pytest.raises(ValueError, match=r"^claims.yml: own-b: id must be its own, got it twice$"):
         claims.validated([entries[0], entries[0]])
 
 

@@ -20,7 +20,7 @@ ENTRY = re.search(r"^```yaml\n(.*?)^```$", TEXT, re.M | re.S)[1]
 def template(monkeypatch):
     entries = claims.validated(yaml.safe_load(ENTRY))
     monkeypatch.setattr(claims, "registry", lambda: entries)
-    monkeypatch.setattr(setup, "begin", lambda: None)  # of this process
+    monkeypatch.setattr(setup, "begin", lambda x64: None)  # of this process
     monkeypatch.setattr(plt, "show", lambda: None)
     return jupytext.reads(PAGE, fmt="md:myst")
 

@@ -19,6 +19,15 @@ A layer of attention that takes a step of gradient descent:
 >>> attends, descends = attention.predict([layer], task), w1 @ task.x_query
 >>> bool(jnp.allclose(attends, descends, atol=1e-6))
 True
+
+Papers that docstrings name by author and year:
+
+- von Oswald et al. (2022), https://arxiv.org/abs/2212.07677
+- Zheng et al. (2024), https://arxiv.org/abs/2405.16845
+- Olsson et al. (2022), https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads
+- Elhage et al. (2021), https://transformer-circuits.pub/2021/framework
+- Gage (1994), A new algorithm for data compression, The C Users Journal 12(2)
+- Sennrich et al. (2016), https://arxiv.org/abs/1508.07909
 """
 
 __version__ = "0.1.0"

@@ -40,8 +40,10 @@ def products(layer: Attention) -> Products:
     return Products(layer.key.mT @ layer.query, layer.project @ layer.value)
 
 
-def _of_size(layer, token):
-    """KQ and PV; raises unless they are matrices of the tokens' size."""
+def _of_size(layer, prompt):
+    """KQ and PV; raises unless all tokens have one size, and both matrices too."""
+    token = prompt.query.shape[0]
+    _require.shape("prompt.context", prompt.context, (None, token))
     if not isinstance(layer, Products):
         given = type(layer).__name__
         raise TypeError(f"layer must be Products, got {given} (see attention.products)")
@@ -57,7 +59,7 @@ def linear_attention(layer: Products, prompt: Prompt) -> Prompt:
     von Oswald et al. (2022), section 2. Raises ValueError if a matrix is not of the
     tokens' size.
     """
-    kq, pv = _of_size(layer, prompt.query.shape[0])
+    kq, pv = _of_size(layer, prompt)
 
     def update(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens token"]:
         return e @ kq.T @ prompt.context.T @ prompt.context @ pv.T
@@ -74,7 +76,7 @@ def softmax_attention(layer: Products, prompt: Prompt) -> Prompt:
     the tokens' size.
     """
     token = prompt.query.shape[0]
-    kq, pv = _of_size(layer, token)
+    kq, pv = _of_size(layer, prompt)
 
     def update(e: Float[Array, "*tokens token"]) -> Float[Array, "*tokens token"]:
         scores = e @ kq.T @ prompt.context.T / jnp.sqrt(token)

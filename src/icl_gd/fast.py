@@ -54,6 +54,7 @@ def features(weights: Features, layer: Products, task: Task) -> Float[Array, "1"
     for name, matrix in layer._asdict().items():
         _require.shape(f"layer.{name}", matrix, (width, width))
     kq, pv = layer
+    _require.shape("task.y_query", task.y_query, (1,))
     prompt = join(task)
     empty = prompt._replace(context=prompt.context[:0])
     at_query = attention.features(weights, empty).query

@@ -31,10 +31,14 @@ class Alignment(NamedTuple):
 
 @exact
 def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
-    """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query."""
+    """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query.
+
+    Raises ValueError unless the model predicts as many outputs as tasks have.
+    """
     (tasks,) = _require.real(tasks=tasks)
     _require.leading("tasks", tasks, "tasks")
     predictions = jax.vmap(model)(tasks)
+    _require.shape("what the model predicts", predictions, tasks.y_query.shape)
     return 0.5 * jnp.mean(
         jnp.sum((predictions - tasks.y_query) ** 2, axis=-1)
     )  # 2 mutants: squared, two axes

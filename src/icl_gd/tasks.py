@@ -23,6 +23,7 @@ class Task(NamedTuple):
 def batch(sample: Callable, key: Key[Array, ""], count: int) -> Any:
     """``count`` independent draws of ``sample(key)``, along a leading axis.
 
+    Of tasks, or of anything else that a key makes: weights, one set for each seed.
     Raises ValueError unless count >= 1.
     """
     _require.positive_int("count", count)

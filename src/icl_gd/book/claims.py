@@ -40,9 +40,9 @@ def validated(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for number, entry in enumerate(entries, 1):
         name = entry.get("id", f"claim {number}")
         for problem in _problems(entry):
-            raise ValueError(f"{name}: {problem}")
+            raise ValueError(f"claims.yml: {name}: {problem}")
         if name in claims:
-            raise ValueError(f"{name}: id must be its own, got it twice")
+            raise ValueError(f"claims.yml: {name}: id must be its own, got it twice")
         claims[name] = entry
     return claims
 
@@ -51,7 +51,7 @@ def _problems(entry):
     """What is wrong with an entry, the most basic first."""
     for field in NEEDED:
         if field not in entry:
-            yield f"{field} is missing"
+            yield f"{field} is missing (needed are {', '.join(NEEDED)})"
     for field in set(entry) - {*NEEDED, *OPTIONAL}:
         fields = ", ".join(NEEDED + OPTIONAL)
         yield f"{field} is no field of a claim, which are {fields}"
