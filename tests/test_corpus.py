@@ -155,3 +155,7 @@ def test_tiled_repeats_the_beginning():
 def test_too_short_a_window_is_named():
     with pytest.raises(ValueError, match=r"len\(tokens\) must be at least 4, got 3"):
         corpus.tiled(jax.random.key(0), jnp.arange(3))
+
+
+def test_a_pair_may_hold_byte_zero():
+    assert corpus.spellings(np.array([[0, 97], [256, 0]]))[256:] == [b"\x00a", b"\x00a\x00"]
