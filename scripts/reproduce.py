@@ -100,7 +100,7 @@ def deep(
     )
 
     def draw(key, count):
-        return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
+        return tasks.batch(lambda k: tasks.regression(k, n, d), key, count)
 
     def start(key):
         keys = jax.random.split(key, 1 if recurrent else layers)
@@ -129,7 +129,7 @@ def deep(
     evaluation = draw(key_evaluation, 10_000)
     return Run(
         loss=loss,
-        params=jax.vmap(start)(jax.random.split(key_weights, seeds)),
+        params=tasks.batch(start, key_weights, seeds),
         keys=jax.random.split(key_tasks, seeds),
         optimiser=optimiser,
         steps=steps,
@@ -166,8 +166,7 @@ def sine(
     )
 
     def draw(key, count):
-        one = lambda k: tasks.sine(k, n, one_key)
-        return jax.vmap(one)(jax.random.split(key, count))
+        return tasks.batch(lambda k: tasks.sine(k, n, one_key), key, count)
 
     step = constructions.gradient_step(eta, n, jnp.zeros((1, width - 1)))
 
@@ -191,7 +190,7 @@ def sine(
         return measures.mean_loss(model(weights), draw(key, batch // parts))
 
     evaluation = draw(key_evaluation, 10_000)
-    params = jax.vmap(start)(jax.random.split(key_weights, seeds))
+    params = tasks.batch(start, key_weights, seeds)
     hidden = params["features"].hidden.shape[1]
     return Run(
         loss=training.accumulated(loss, parts),
@@ -230,7 +229,7 @@ def separate_tokens(
     )
 
     def draw(key, count):
-        return jax.vmap(lambda k: tasks.regression(k, n, d))(jax.random.split(key, count))
+        return tasks.batch(lambda k: tasks.regression(k, n, d), key, count)
 
     def model(weights):
         copy, after = map(attention.products, weights)
@@ -267,7 +266,7 @@ def separate_tokens(
     prompts = jax.vmap(tokens.separate_published)(few)
     return Run(
         loss=lambda layers, key: measures.mean_loss(model(layers), draw(key, batch)),
-        params=jax.vmap(start)(jax.random.split(key_weights, seeds)),
+        params=tasks.batch(start, key_weights, seeds),
         keys=jax.random.split(key_tasks, seeds),
         optimiser=optimiser,
         steps=steps,
@@ -329,16 +328,14 @@ def source(
     tiled = jax.vmap(corpus.tiled)(jax.random.split(key_tiled, len(natural)), natural)
     natural, tiled = jax.vmap(begun)(natural), jax.vmap(begun)(tiled)
     pairs_only = lambda key: tasks.repeated(key, merges + 1)  # they stand for pairs: all occur
-    repeated = jax.vmap(pairs_only)(jax.random.split(key_repeated, 8))
+    repeated = tasks.batch(pairs_only, key_repeated, 8)
     repeated = jnp.where(repeated > 0, repeated + 255, 0)
     start = lambda key: training.initialise_transformer(
         key, 256 + merges, length, layers, heads, width
     )
     return Run(
-        loss=lambda model, key: jnp.mean(
-            mean_losses(model, jax.vmap(draw)(jax.random.split(key, batch)))
-        ),
-        params=jax.vmap(start)(jax.random.split(key_weights, seeds)),
+        loss=lambda model, key: jnp.mean(mean_losses(model, tasks.batch(draw, key, batch))),
+        params=tasks.batch(start, key_weights, seeds),
         keys=jax.random.split(key_windows, seeds),
         optimiser=optimiser,
         steps=steps,
