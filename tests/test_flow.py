@@ -13,6 +13,7 @@ import pytest
 
 from icl_gd import attention, constructions, flow, moments, tokens
 from icl_gd.attention import Products
+from icl_gd.book import setup
 
 GAUSSIAN = moments.independent(1.0, 3.0, 15.0)
 LAW = moments.kappas(GAUSSIAN, 2)
@@ -246,6 +247,21 @@ def test_integrate_from_far_away():
     velocity = lambda point: flow.diagonal_flow(point, 100, law)
     end = flow.integrate(velocity, (jnp.array(-1.5), jnp.array(9.0)), jnp.array([0.0, 0.1]))
     assert end[0][-1] * end[1][-1] == pytest.approx(flow.limit(100, law), rel=1e-7)
+
+
+def test_tolerance_is_what_is_held_to():
+    """The error of a turning pointer follows it, and 1e-5 can be had in single precision."""
+    turn = lambda y: jnp.array([-1, 1]) * y[::-1]
+    times = np.linspace(0.0, 20.0, 50)
+    right = np.stack([np.cos(times), np.sin(times)], axis=1)
+    error = lambda start, tolerance: np.abs(
+        flow.integrate(turn, jnp.asarray(start), jnp.asarray(times), tolerance) - right
+    ).max()
+    start = np.array([1.0, 0.0])
+    for tolerance in (1e-4, 1e-8):
+        assert tolerance / 10 < error(start, tolerance) < 10 * tolerance
+    with setup.x64(False):
+        assert error(start.astype(np.float32), 1e-5) < 1e-4
 
 
 @pytest.mark.parametrize("times", [[0.0], [0.0, 0.0], [1.0, 0.5], [0.0, np.nan]])
