@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import timing
 
-from icl_gd import attention, constructions, tasks, tokens
+from icl_gd import attention, constructions, fast, tasks, tokens
 from icl_gd.book import records
 
 D, LENGTHS, ROUNDS = 5, [2**k for k in range(4, 13)], 7
 FORMS = {
     "quadratic": attention.causal_quadratic,
-    "prefix": attention.causal_prefix,
-    "recurrent": attention.causal_recurrent,
+    "prefix": fast.causal_prefix,
+    "recurrent": fast.causal_recurrent,
 }
 
 

@@ -8,6 +8,8 @@ projects all tokens four times and attends from all of them; every 1000 steps a 
 Both are run in turn, several times; the table gives medians.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -108,7 +110,8 @@ def plain_evaluate(weights):
     """What is measured every 1000 steps, token by token."""
 
     def label(task):
-        prompt = attention.features(weights["features"], tokens.join(task))
+        embed = partial(attention.features, weights["features"])
+        prompt = jax.tree.map(embed, tokens.join(task))
         return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
 
     return measures.mean_loss(label, EVALUATION)

@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,12 @@ LEFT_OUT = {"__init__", "_precision", "records", "setup"}
 FILES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in LEFT_OUT}
 LIMIT = 120  # seconds for the tests of one mutant; what takes longer counts as caught
 WORKERS = 2
+TESTED_TOO = {  # tests of a module beside its own
+    "theory": ["spectral"], "moments": ["flow"], "fast": ["attention", "sequences"],
+    "tasks": ["sequences"], "tokens": ["sequences"], "attention": ["sequences"],
+    "descent": ["sequences"], "constructions": ["sequences"],
+}  # fmt: skip
+FAILED = re.compile(r"^FAILED \S+?::(.+?)(?: - .*)?$", re.MULTILINE)
 MARK = re.compile(r"# (?:mutant|(\d+) mutants): \S")
 
 # What is not mutated, by module: functions and names, or keywords of calls.
@@ -172,15 +178,16 @@ class Job(NamedTuple):
     module: str
     line: int
     statement: int
+    function: int  # the line on which it begins
     change: str
     source: str
 
 
-def statements(tree):
-    """The line on which the innermost statement of each line begins."""
+def owners(tree, kind):
+    """The line on which the innermost node of a kind begins that each line belongs to."""
     owner = {}
     for node in ast.walk(tree):  # from the outside in
-        if isinstance(node, ast.stmt):
+        if isinstance(node, kind):
             owner.update(dict.fromkeys(range(node.lineno, node.end_lineno + 1), node.lineno))
     return owner
 
@@ -188,7 +195,8 @@ def statements(tree):
 def mutants(module, text):
     """All changes of a module's text, each once."""
     tree = ast.parse(text)
-    owner, seen = statements(tree), {ast.unparse(tree)}
+    statement, seen = owners(tree, ast.stmt), {ast.unparse(tree)}
+    function = owners(tree, ast.FunctionDef)
     for path in places(tree, module):
         node = at(tree, path)
         for i in range(len(list(changes(node)))):
@@ -198,12 +206,13 @@ def mutants(module, text):
             if source not in seen:
                 seen.add(source)
                 change = described(tree, mutant, path)
-                yield Job(module, node.lineno, owner[node.lineno], change, source)
+                line = node.lineno
+                yield Job(module, line, statement[line], function.get(line, 0), change, source)
 
 
 def marks(module, text):
     """How many survivors each statement says that it has, by module and line."""
-    owner, found = statements(ast.parse(text)), Counter()
+    owner, found = owners(ast.parse(text), ast.stmt), Counter()
     for line, code in enumerate(text.splitlines(), 1):
         if mark := MARK.search(code):
             found[module, owner.get(line, line)] += int(mark[1] or 1)
@@ -219,17 +228,23 @@ def contradictions(survivors, marked, whole):
             yield f"{module}.py:{line}: {found} of its mutants survive, {known} are marked"
 
 
-class NoShrinking:
-    """The first failing example is enough; conftest.py, which sets the profile, is read before."""
+class Hurry:
+    """Tests that have caught mutants of the same function come first; one example is enough."""
 
-    def pytest_configure(self):
+    def __init__(self, first):
+        self.first = first
+
+    def pytest_collection_modifyitems(self, items):
+        items.sort(key=lambda item: item.name not in self.first)
+
+    def pytest_configure(self):  # after conftest.py, which sets a profile
         from hypothesis import Phase, settings
 
         settings.register_profile("mutants", settings(), phases=[Phase.explicit, Phase.generate])
         settings.load_profile("mutants")
 
 
-def meet_tests(module, source, folder):
+def meet_tests(module, source, first, folder):
     """In a process of its own: the tests of a module run on a mutant of it. 0 if all pass."""
     shutil.copytree(PACKAGE, folder / "icl_gd", ignore=shutil.ignore_patterns("__pycache__"))
     mutated = folder / "icl_gd" / FILES[module].relative_to(PACKAGE)
@@ -240,24 +255,24 @@ def meet_tests(module, source, folder):
     os.dup2(log, 2)
     import pytest
 
-    # The last are slow and meet only what would else survive: all wrong arguments of the package.
-    names = [module.lstrip("_"), *({"theory": ["spectral"]}.get(module, [])), "bad_input"]
-    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
+    names = [module.lstrip("_"), *TESTED_TOO.get(module, []), "bad_input"]
+    tests = [ROOT / "tests" / f"test_{name}.py" for name in names]
+    options = [] if module.startswith("_") else ["-k", f"not test_bad_input or {module}."]
     where = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
     half_written = "ignore:Error reading persistent compilation cache:UserWarning"  # by the other
-    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", half_written]
-    options += [*where, *tests]
-    return pytest.main(options, plugins=[NoShrinking()])
+    options += ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-W", half_written]
+    options += [*where, *(str(test) for test in tests if test.exists())]
+    return pytest.main(options, plugins=[Hurry(first)])
 
 
-def start(module, source, work):
+def start(module, source, first, work):
     folder = Path(tempfile.mkdtemp(dir=work))
     process = os.fork()
     if process == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         code = 3
         try:
-            code = int(meet_tests(module, source, folder))
+            code = int(meet_tests(module, source, first, folder))
         finally:
             os._exit(code)
     return process, folder
@@ -266,18 +281,20 @@ def start(module, source, work):
 def run(jobs, report, work):
     """Runs all jobs on a few processes at a time; reports each with its exit status."""
     running, jobs = {}, iter(jobs)
+    caught_by = defaultdict(set)
     try:
-        supervise(running, jobs, report, work)
+        supervise(running, jobs, caught_by, report, work)
     finally:
         for process in running:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
 
 
-def supervise(running, jobs, report, work):
+def supervise(running, jobs, caught_by, report, work):
     while True:
         while len(running) < WORKERS and (job := next(jobs, None)):
-            process, folder = start(job.module, job.source, work)
+            first = caught_by[job.module, job.function]
+            process, folder = start(job.module, job.source, first, work)
             running[process] = job, folder, time.monotonic() + LIMIT
         if not running:
             return
@@ -286,6 +303,7 @@ def supervise(running, jobs, report, work):
             job, folder, _ = running.pop(process)
             log = (folder / "log").read_text(encoding="utf-8", errors="replace")
             shutil.rmtree(folder, ignore_errors=True)
+            caught_by[job.module, job.function].update(FAILED.findall(log))
             report(job, os.waitstatus_to_exitcode(status), log)
             continue
         for process, (_, _, end) in running.items():
@@ -333,7 +351,7 @@ def gather(modules, sample):
         found = list(mutants(module, text))
         if sample and sample < len(found):
             found = sorted(random.Random(0).sample(found, sample))
-        jobs += [Job(module, 0, 0, "the module as it is", text), *found]
+        jobs += [Job(module, 0, 0, 0, "the module as it is", text), *found]
         marked |= marks(module, text)
     return jobs, marked
 

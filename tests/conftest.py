@@ -1,16 +1,10 @@
-"""Shape annotations hold at run time in all tests, and no random key is used twice."""
+"""No random key is used twice in any test."""
 
 import hypothesis
 import jax
-import jaxtyping
 import matplotlib
-import pytest
-from jaxtyping import install_import_hook
 
-# The hook rewrites modules as they are imported, so it stands before any import of the package.
-install_import_hook("icl_gd", "beartype.beartype")
-
-from icl_gd.book import setup  # noqa: E402
+from icl_gd.book import setup
 
 setup.cublas()
 jax.config.update("jax_debug_key_reuse", True)
@@ -24,11 +18,3 @@ matplotlib.use("Agg")
 # on every machine, so that a failure can be seen again.
 hypothesis.settings.register_profile("book", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("book")
-
-
-@pytest.fixture
-def unchecked():
-    """Annotations do not hold: for bad input, to which the package's own messages should answer."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -129,18 +129,6 @@ def test_whole_text_is_one_window():
     np.testing.assert_array_equal(corpus.window(jax.random.key(0), text, 5), text)
 
 
-def test_bad_length_is_named(unchecked):
-    bad = {
-        0: "length must be at least 1, got 0",
-        6: r"len\(tokens\) must be at least 6, got 5",
-    }
-    for length, message in bad.items():
-        with pytest.raises(ValueError, match=message):
-            corpus.window(jax.random.key(0), jnp.arange(5), length)
-    with pytest.raises(TypeError, match="length must be an int"):
-        corpus.window(jax.random.key(0), jnp.arange(5), 2.0)
-
-
 def test_tiled_repeats_the_beginning():
     n, text = 16, jnp.arange(16)
     keys = jax.random.split(jax.random.key(1), 2000)
@@ -150,11 +138,6 @@ def test_tiled_repeats_the_beginning():
     found, counts = np.unique(periods, return_counts=True)
     np.testing.assert_array_equal(found, np.arange(4, 9))
     assert abs(counts - 400).max() < 5 * 20
-
-
-def test_too_short_a_window_is_named():
-    with pytest.raises(ValueError, match=r"len\(tokens\) must be at least 4, got 3"):
-        corpus.tiled(jax.random.key(0), jnp.arange(3))
 
 
 def test_a_pair_may_hold_byte_zero():

@@ -41,7 +41,7 @@ def test_marks_belong_to_statements():
 
 
 def survivors(*lines):
-    return [mutants.Job("f", line, line, "a change", "") for line in lines]
+    return [mutants.Job("f", line, line, 0, "a change", "") for line in lines]
 
 
 def test_marks_and_survivors_agree():

@@ -202,8 +202,8 @@ FOLLOWING = {
     "fast.batch": lambda: fast.batch([LAYER] * 2, TASKS),
     "attention.softmax_attention": lambda: attention.softmax_attention(LAYER, tokens.join(TASK)),
     "attention.roll_out": lambda: attention.roll_out(LAYER, TASK, 2),
-    "attention.causal_prefix": lambda: attention.causal_prefix(PAIRS, tokens.pair(TURNS)),
-    "attention.causal_recurrent": lambda: attention.causal_recurrent(PAIRS, tokens.pair(TURNS)),
+    "fast.causal_prefix": lambda: fast.causal_prefix(PAIRS, tokens.pair(TURNS)),
+    "fast.causal_recurrent": lambda: fast.causal_recurrent(PAIRS, tokens.pair(TURNS)),
     "induction.forward": lambda: induction.forward(MODEL, SEQUENCE),
     "training.fit": lambda: training.fit(
         lambda layer, key: jnp.sum(predict(layer, TASK)),

@@ -317,7 +317,8 @@ def test_sine_step_is_descent_on_the_features():
 
     def by_descent(weights):
         def label(task):
-            prompt = attention.features(weights["features"], tokens.join(task))
+            embed = partial(attention.features, weights["features"])
+            prompt = jax.tree.map(embed, tokens.join(task))
             x, y = prompt.context[:, :-1], prompt.context[:, -1:]
             w = -0.1 * descent.gradient(jnp.zeros((1, 39)), x, y)
             return tokens.prediction(prompt, 1) + w @ prompt.query[:-1]

@@ -207,44 +207,6 @@ def test_search_ends_where_training_ends():
     np.testing.assert_allclose(run.params[0], [found.rate[0], found.gamma[0]], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"rate": np.ones((2, 1))}, r"schedule.gamma must have shape \(2, 1\), got \(2,\)"),
-        ({"gamma": np.ones(3)}, r"schedule.gamma must have shape \(2,\), got \(3,\)"),
-        ({"rate": np.array([1.0, np.nan])}, "schedule.rate must be finite"),
-        ({"gamma": np.array([np.inf, 1.0])}, "schedule.gamma must be finite"),
-    ],
-)
-def test_bad_schedule_is_named(unchecked, change, message):
-    schedule = Schedule(np.ones(2), np.ones(2))._replace(**change)
-    h = jnp.ones((2, 3))
-    with pytest.raises(ValueError, match=message):
-        theory.unlearned(h, schedule)
-    with pytest.raises(ValueError, match=message):
-        theory.spectral_loss(h[0], schedule, MOMENTS)
-    with pytest.raises(ValueError, match=message.replace("schedule", "start")):
-        theory.best_schedule(h, schedule)
-
-
-def test_bad_spectra_and_sizes_are_named(unchecked):
-    schedule = Schedule(np.ones(2), np.ones(2))
-    with pytest.raises(ValueError, match="moments must satisfy"):
-        theory.spectral_loss(jnp.ones(3), schedule, theory.Moments(1.0, 0.5))
-    with pytest.raises(ValueError, match=r"spectra must have shape \('any', 'any'\), got \(3,\)"):
-        theory.best_schedule(jnp.ones(3), schedule)
-    for search in (theory.best_schedule, theory.best_steps):
-        last = schedule if search is theory.best_schedule else 1
-        with pytest.raises(ValueError, match="spectra must be finite"):
-            search(jnp.array([[1.0, np.nan]]), last)
-    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
-        theory.best_steps(jnp.ones((1, 2)), 0)
-    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
-        theory.triple_angle(1.0, 0)
-    with pytest.raises(ValueError, match="edge must be positive, got 0"):
-        theory.triple_angle(0.0, 2)
-
-
 def test_a_search_that_fails_says_so():
     far = Schedule(jnp.full(6, 1e9), jnp.full(6, 1e9))
     with pytest.raises(RuntimeError, match="no minimum reached from Schedule"):

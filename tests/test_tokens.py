@@ -48,35 +48,6 @@ def test_joined_prompt_predicts_w0_x():
     )
 
 
-@pytest.mark.parametrize(
-    "w0, error, message",
-    [
-        (np.zeros((D, M)), ValueError, r"w0 must have shape \(2, 3\), got \(3, 2\)"),
-        (np.zeros(D), ValueError, r"w0 must have shape \(2, 3\), got \(3,\)"),
-        (np.full((M, D), np.nan), ValueError, "w0 must be finite, got .*nan"),
-        (np.zeros((M, D), complex), TypeError, "w0 must be real numbers, got complex128"),
-    ],
-)
-def test_bad_start_is_named(unchecked, w0, error, message):
-    with pytest.raises(error, match=message):
-        tokens.join(TASK, w0)
-
-
-@pytest.mark.parametrize(
-    "outputs, error, message",
-    [
-        (0, ValueError, "outputs must be at least 1, got 0"),
-        (1.0, TypeError, "outputs must be an int of at least 1, got 1.0"),
-        (5, ValueError, "outputs must be between 1 and 4, got 5"),
-        (6, ValueError, "outputs must be between 1 and 4, got 6"),
-    ],
-)
-def test_bad_outputs_are_named(unchecked, outputs, error, message):
-    with pytest.raises(error, match=message):
-        tokens.prediction(tokens.join(TASK), outputs)
-    tokens.prediction(tokens.join(TASK), 4)
-
-
 def test_positions_are_sines_and_cosines_in_turn():
     found = in_numpy(tokens.positions(5, 6))
     assert found.shape == (5, 6)
@@ -120,17 +91,3 @@ def test_a_label_may_fill_its_token():
     np.testing.assert_array_equal(found[1, :3], expected[0])
     with pytest.raises(ValueError, match="outputs must be between 1 and 2, got 3"):
         tokens.separate_published(a_task(1, 2, 2, 3))
-
-
-@pytest.mark.parametrize(
-    "length, channels, error, message",
-    [
-        (0, 2, ValueError, "length must be at least 1, got 0"),
-        (3, 0, ValueError, "channels must be at least 1, got 0"),
-        (3, 5, ValueError, "channels must be even, got 5"),
-        (3, 4.0, TypeError, "channels must be an int of at least 1, got 4.0"),
-    ],
-)
-def test_bad_positions_are_named(unchecked, length, channels, error, message):
-    with pytest.raises(error, match=message):
-        tokens.positions(length, channels)

@@ -116,8 +116,8 @@ def test_view_is_small_its_own_and_the_same_every_time():
     [
         ({"name": "a view"}, "name must be letters and hyphens, got 'a view'"),
         ({"name": ""}, "name must be letters and hyphens, got ''"),
-        ({"tokens": TOKENS[1:]}, r"patterns must have shape \(3, 10, 10\), got \(3, 11, 11\)"),
-        ({"heads": HEADS[1:]}, r"patterns must have shape \(2, 11, 11\)"),
+        ({"tokens": TOKENS[1:]}, r"patterns must be Real\["),
+        ({"heads": HEADS[1:]}, r"patterns must be Real\["),
         ({"patterns": 2 * causal()}, "attention must be between 0 and 1"),
         ({"patterns": -causal()}, "attention must be between 0 and 1"),
         ({"patterns": np.nan * causal()}, "attention must be between 0 and 1"),
@@ -129,7 +129,7 @@ def test_view_is_small_its_own_and_the_same_every_time():
 )
 def test_bad_views_are_named(change, message):
     good = {"name": "v", "tokens": TOKENS, "patterns": causal(), "heads": HEADS, "at": 3}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         views.attention_view(**{**good, **change})
 
 
@@ -150,11 +150,11 @@ def test_coloured_text_has_each_panel():
 @pytest.mark.parametrize(
     "values, limit, message",
     [
-        (np.ones(3), 8.0, r"panels\['a'\] must have shape \(11,\), got \(3,\)"),
+        (np.ones(3), 8.0, r"panels must be Mapping\[.*, got {a: float64\[3\]}"),
         (np.full(11, np.inf), 8.0, r"panels\['a'\] must be finite"),
         (np.ones(11), 0.0, "limit must be positive, got 0.0"),
     ],
 )
 def test_bad_colours_are_named(values, limit, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         views.coloured_text(TOKENS, {"a": values}, limit)

@@ -4,7 +4,8 @@ Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``to
 ``attention``, ``fast``, ``induction``, ``descent``, ``constructions``, ``theory``,
 ``moments``, ``flow``, ``training``, ``measures``; what only pages use is in
 ``icl_gd.book``.
-Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller.
+Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller. What
+their signatures say is checked when they are called or traced (``_annotations``).
 
 A layer of attention that takes a step of gradient descent:
 
@@ -30,4 +31,11 @@ Papers that docstrings name by author and year:
 - Sennrich et al. (2016), https://arxiv.org/abs/1508.07909
 """
 
+from jaxtyping import install_import_hook
+
+# Before the hook, which asks for the first and leaves the others as they are.
+from icl_gd import _annotations, _precision, _require  # noqa: F401
+
 __version__ = "0.1.0"
+
+install_import_hook("icl_gd", "icl_gd._annotations.checked")

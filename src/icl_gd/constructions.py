@@ -1,27 +1,26 @@
 """Attention weights that are set by hand."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require, tokens
+from icl_gd._annotations import Scalar
 from icl_gd.attention import Products
 from icl_gd.induction import Heads, Transformer
 
 
-def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Products:
+def gradient_step(eta: Scalar, n: int, w0: Float[Array, "outputs dim"]) -> Products:
     """The layer that takes one gradient step of size eta on ``descent.loss``, from w0.
 
     With W_K = W_Q = diag(I_x, 0), W_V = [[0, 0], [W0, -I_y]] and P = (eta/N) I. The
     query token must carry -W0 x_q, as ``tokens.join(task, w0)`` does. von Oswald et al.
-    (2022), Proposition 1. Raises ValueError unless n >= 1, eta is finite and w0 is a
-    finite (m, d) matrix.
+    (2022), Proposition 1.
     """
-    _require.positive_int("n", n)
-    _require.finite("eta", eta)
-    (w0,) = _require.real(w0=w0)
-    _require.shape("w0", w0, (None, None))
-    _require.finite("w0", w0)
+    _require.at_least(1, n=n)
+    _require.finite(eta=eta, w0=w0)
     m, d = w0.shape
     on_x = jnp.diag((jnp.arange(d + m) < d).astype(w0.dtype))
     minus = -jnp.eye(m, dtype=w0.dtype)
@@ -29,36 +28,32 @@ def gradient_step(eta, n: int, w0: Float[Array, "outputs dim"]) -> Products:
     return Products(on_x, eta / n * residual)
 
 
-def softmax_step(eta, w0: Float[Array, "outputs dim"], beta) -> Products:
+def softmax_step(
+    eta: Scalar, w0: Float[Array, "outputs dim"], beta: Scalar
+) -> Annotated[Products, "heads=2"]:
     """Two softmax heads with scores +-beta x_j^T x, whose difference is a step.
 
     Up to terms of order beta^2 it is one gradient step of size eta from w0 on 1/(2N)
     sum_i ||W (x_i - mean x) - (y_i - mean y)||^2. No N enters, because a softmax
     averages. The query token must carry -W0 x_q. von Oswald et al. (2022), equations 18
-    to 21, with the means that are left out there. Raises ValueError unless eta is
-    finite, beta is positive and w0 is a finite (m, d) matrix.
+    to 21, with the means that are left out there.
     """
-    _require.positive("beta", beta)
-    _require.finite("eta", eta)
-    (w0,) = _require.real(w0=w0)
+    _require.positive(beta=beta)
     kq, pv = gradient_step(eta / (2 * beta), 1, w0)
     signs = jnp.array([1, -1], w0.dtype)[:, None, None]
     return Products(beta * sum(w0.shape) ** 0.5 * signs * kq, signs * pv)
 
 
-def gd_plus_plus(rate, gamma, d: int, outputs: int = 1) -> Products:
+def gd_plus_plus(rate: Scalar, gamma: Scalar, d: int, outputs: int = 1) -> Products:
     """The layer of GD++: x <- (I - gamma S) x, and a gradient step of size rate on y.
 
     With W_K = W_Q = diag(I_x, 0), W_V = diag(I_x, -I_y), P = diag(-gamma I_x, rate
     I_y); S = sum_i x_i x_i^T and rate = eta / N. The linear model starts at W0 = 0: a
     W0 in W_V would serve the first layer only, because the next one reads other inputs.
-    von Oswald et al. (2022), A.10. Raises ValueError unless d, outputs >= 1 and rate
-    and gamma are finite.
+    von Oswald et al. (2022), A.10.
     """
-    _require.positive_int("d", d)
-    _require.positive_int("outputs", outputs)
-    _require.finite("rate", rate)
-    _require.finite("gamma", gamma)
+    _require.at_least(1, d=d, outputs=outputs)
+    _require.finite(rate=rate, gamma=gamma)
     blocks = lambda on_x, on_y: jnp.diag(
         jnp.concatenate([jnp.full(d, on_x), jnp.full(outputs, on_y)])
     )
@@ -70,10 +65,9 @@ def balance(layer: Products, d: int) -> Products:
 
     The layer's function does not change: a linear layer is the same for (KQ / s, s PV),
     and this choice of s makes weights comparable (there is none where the mean is 0).
-    von Oswald et al. (2022), A.3. Raises ValueError unless 1 <= d <= token size.
+    von Oswald et al. (2022), A.3.
     """
-    (layer,) = _require.real(layer=layer)
-    _require.between("d", d, 1, layer.kq.shape[-1])
+    _require.between(1, layer.kq.shape[-1], d=d)
     scale = jnp.mean(jnp.diagonal(layer.kq)[:d])
     return Products(layer.kq / scale, layer.pv * scale)
 
@@ -87,34 +81,32 @@ def interpolate(trained: Products, constructed: Products, d: int) -> Products:
     return jax.tree.map(lambda a, b: 0.5 * (a + b), *ends)
 
 
-def autoregressive_step(a, b, d: int) -> Products:
+def autoregressive_step(a: Scalar, b: Scalar, d: int) -> Products:
     """The causal layer that takes one gradient step of size ab on the sequence so far.
 
     For tokens (x_t, x_{t-1}): KQ = [[0, 0], [a I, 0]] scores x_{s-1} against x_t, PV =
-    [b I, 0] writes x_s. Zheng et al. (2024), Assumption 3.1 and Corollary 4.1. Raises
-    ValueError unless d >= 1 and a and b are finite.
+    [b I, 0] writes x_s. Zheng et al. (2024), Assumption 3.1 and Corollary 4.1.
     """
-    _require.positive_int("d", d)
-    _require.finite("a", a)
-    _require.finite("b", b)
-    return embed_blocks(Products(a * jnp.eye(d), b * jnp.eye(d)))
+    _require.at_least(1, d=d)
+    _require.finite(a=a, b=b)
+    return embed_blocks(a * jnp.eye(d), b * jnp.eye(d))
 
 
-def embed_blocks(blocks: Products) -> Products:
-    """Puts A and B into a causal layer for pairs: KQ = [[0, 0], [A, 0]], PV = [B, 0].
-
-    ``blocks.kq`` is A, ``blocks.pv`` is B. Raises ValueError unless both are (d, d).
-    """
-    d = len(blocks.kq)
-    _require.shape("blocks.kq", blocks.kq, (d, d))
-    _require.shape("blocks.pv", blocks.pv, (d, d))
-    none = jnp.zeros((d, d), blocks.kq.dtype)
-    kq = jnp.block([[none, none], [blocks.kq, none]])
-    return Products(kq, jnp.concatenate([blocks.pv, none], axis=1))
+def embed_blocks(
+    a: Inexact[Array, "dim dim"], b: Inexact[Array, "dim dim"]
+) -> Products:
+    """A and B in a causal layer for pairs: KQ = [[0, 0], [A, 0]], PV = [B, 0]."""
+    none = jnp.zeros_like(a)
+    return Products(jnp.block([[none, none], [a, none]]), jnp.hstack([b, none]))
 
 
 def copy_then_step(
-    eta, n: int, d: int, outputs: int = 1, channels: int = 10, sharpness=100.0
+    eta: Scalar,
+    n: int,
+    d: int,
+    outputs: int = 1,
+    channels: int = 10,
+    sharpness: Scalar = 100.0,
 ) -> tuple[Products, Products]:
     """Two layers that take one gradient step from W = 0 on ``tokens.separate``.
 
@@ -124,13 +116,10 @@ def copy_then_step(
     find a label, whose inputs are zero. (The first token has none before it and finds a
     mixture.) The second, a linear layer, is ``gradient_step``, which passes over tokens
     without a label. After von Oswald et al. (2022), who say that it can be done; with
-    ten channels it is exact up to e^(-0.47 sharpness). Raises ValueError unless d,
-    outputs >= 1, sharpness is positive, and as ``gradient_step`` and
-    ``tokens.positions`` do.
+    ten channels it is exact up to e^(-0.47 sharpness).
     """
-    _require.positive_int("d", d)
-    _require.positive_int("outputs", outputs)
-    _require.positive("sharpness", sharpness)
+    _require.at_least(1, d=d, outputs=outputs)
+    _require.positive(sharpness=sharpness)
     size = channels + d + outputs
     sines, cosines = tokens.positions(2, channels)[1].reshape(-1, 2).T
     turns = jnp.stack([cosines, -sines, sines, cosines], axis=1).reshape(-1, 2, 2)
@@ -143,7 +132,9 @@ def copy_then_step(
     return Products(look_back, on_x), step
 
 
-def induction_circuit(vocabulary: int, reach: int, sharpness=100.0) -> Transformer:
+def induction_circuit(
+    vocabulary: int, reach: int, sharpness: Scalar = 100.0
+) -> Transformer:
     """A previous-token head and an induction head, one a layer, on tokens one-hot.
 
     The stream is [token | previous | output]. The first head attends by its bias to the
@@ -152,12 +143,12 @@ def induction_circuit(vocabulary: int, reach: int, sharpness=100.0) -> Transform
     "previous" is the present token, and writes ``sharpness`` times the token there into
     "output", which is read as the logits. A token without a match rests on token 0,
     which is to begin every sequence and raises no logit. Scores are 0, sharpness / 2
-    (token 0) or sharpness (a match). Olsson et al. (2022). Raises ValueError unless
-    vocabulary >= 1, reach >= 2 and sharpness is positive.
+    (token 0) or sharpness (a match). Olsson et al. (2022). The bias has 2 entries or
+    more.
     """
-    _require.positive_int("vocabulary", vocabulary)
-    _require.positive_int("reach", reach, least=2)
-    _require.positive("sharpness", sharpness)
+    _require.at_least(1, vocabulary=vocabulary)
+    _require.at_least(2, reach=reach)
+    _require.positive(sharpness=sharpness)
     token, previous, output = jnp.split(jnp.eye(3 * vocabulary), 3)
     rest = 0.5 * jnp.outer(jnp.ones(vocabulary), token[0])
     heads = Heads(

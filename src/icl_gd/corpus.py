@@ -65,10 +65,10 @@ def byte_pairs(text: bytes, merges: int) -> Int[np.ndarray, "{merges} 2"]:
 
     Tokens 0 to 255 are bytes; merge m writes token 256 + m for the pair that is most
     frequent (of several the one with the smallest numbers) in the text as merged so
-    far. Gage (1994); Sennrich et al. (2016). Raises ValueError unless merges >= 1 and
-    the text still has a pair to merge.
+    far. Gage (1994); Sennrich et al. (2016). Raises ValueError when the text has no
+    more pairs to merge.
     """
-    _require.positive_int("merges", merges)
+    _require.at_least(1, merges=merges)
     tokens = np.frombuffer(text, np.uint8).astype(np.int32)
     pairs = []
     base = 256 + merges  # 2 mutants: any base above the tokens will do
@@ -94,7 +94,7 @@ def encode(text: bytes, pairs: Int[np.ndarray, "merges 2"]) -> Int[np.ndarray, "
 
 
 def _require_pairs(pairs):
-    for m, pair in enumerate(np.asarray(pairs)):
+    for m, pair in enumerate(pairs):
         if not ((pair >= 0) & (pair < 256 + m)).all():
             raise ValueError(
                 f"pairs[{m}] must be tokens from 0 to {255 + m}, got {pair}"
@@ -118,11 +118,9 @@ def window(
 ) -> Int[Array, " {length}"]:
     """Draws ``length`` tokens in a row from a text, every place equally likely.
 
-    Tokens are not looked at. Raises ValueError unless 1 <= length <= n.
+    Tokens are not looked at.
     """
-    tokens = jnp.asarray(tokens)
-    _require.positive_int("length", length)
-    _require.between("len(tokens)", len(tokens), length, float("inf"))
+    _require.between(1, len(tokens), length=length)
     start = jax.random.randint(key, (), 0, len(tokens) - length + 1)
     return jax.lax.dynamic_slice(tokens, (start,), (length,))
 
@@ -131,10 +129,9 @@ def tiled(key: Key[Array, ""], tokens: Int[Array, " n"]) -> Int[Array, " n"]:
     """Repeats the beginning of a window until the window is full.
 
     The period is drawn from n/4 to n/2, each equally likely, so that the place of an
-    earlier occurrence cannot be learned as a distance. Raises ValueError unless n >= 4.
+    earlier occurrence cannot be learned as a distance. n >= 4.
     """
-    tokens = jnp.asarray(tokens)
     n = len(tokens)
-    _require.between("len(tokens)", n, 4, float("inf"))
+    _require.at_least(4, n=n)
     period = jax.random.randint(key, (), n // 4, n // 2 + 1)
     return tokens[jnp.arange(n) % period]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require
+from icl_gd._annotations import Scalar
 from icl_gd._precision import exact
 
 
@@ -18,11 +19,7 @@ def loss(
     x: Float[Array, "context dim"],
     y: Float[Array, "context outputs"],
 ) -> Float[Array, ""]:
-    """L(W) = 1/(2N) sum_i ||W x_i - y_i||^2. ValueError if shapes disagree."""
-    w, x, y = _require.real(w=w, x=x, y=y)
-    _require.shape("x", x, (None, None))
-    _require.shape("w", w, (None, x.shape[1]))
-    _require.shape("y", y, (x.shape[0], w.shape[0]))
+    """L(W) = 1/(2N) sum_i ||W x_i - y_i||^2."""
     return 0.5 * jnp.mean(jnp.sum((x @ w.T - y) ** 2, axis=1))  # mutant: squared
 
 
@@ -32,32 +29,21 @@ def gradient(
     x: Float[Array, "context dim"],
     y: Float[Array, "context outputs"],
 ) -> Float[Array, "outputs dim"]:
-    """dL/dW = 1/N sum_i (W x_i - y_i) x_i^T. ValueError if shapes disagree."""
-    w, x, y = _require.real(w=w, x=x, y=y)
-    _require.shape("x", x, (None, None))
-    _require.shape("w", w, (None, x.shape[1]))
-    _require.shape("y", y, (x.shape[0], w.shape[0]))
-    return (x @ w.T - y).T @ x / x.shape[0]
+    """dL/dW = 1/N sum_i (W x_i - y_i) x_i^T."""
+    return (x @ w.T - y).T @ x / len(x)
 
 
 def gradient_descent(
     w0: Float[Array, "outputs dim"],
     x: Float[Array, "context dim"],
     y: Float[Array, "context outputs"],
-    eta,
+    eta: Scalar,
     steps: int,
 ) -> Float[Array, "{steps}+1 outputs dim"]:
-    """Every iterate of W <- W - eta dL/dW, from w0 on.
-
-    Raises ValueError if shapes disagree, steps < 1 or eta is not a finite number.
-    """
-    _require.finite("eta", eta)
-    w0, x, y, eta = _require.real(w0=w0, x=x, y=y, eta=eta)
-    _require.shape("x", x, (None, None))
-    _require.shape("y", y, (x.shape[0], None))
-    _require.shape("w0", w0, (y.shape[1], x.shape[1]))
-    _require.positive_int("steps", steps)
-    _require.shape("eta", eta, ())
+    """Every iterate of W <- W - eta dL/dW, from w0 on."""
+    _require.at_least(1, steps=steps)
+    _require.finite(eta=eta)
+    _require.as_wide_as((x, y, eta), w0=w0)
 
     def step(w, _):
         w = w - eta * gradient(w, x, y)
@@ -80,23 +66,15 @@ def gd_plus_plus(
     Each step fits residuals by a gradient step of size eta = N rate from W = 0, adds
     what it learned to the prediction, and then replaces every input by (I - gamma sum_i
     x_i x_i^T) x, with the inputs before the step. von Oswald et al. (2022), A.10.
-    Raises ValueError if shapes disagree or a step is not finite.
     """
-    given = _require.real(x=x, y=y, x_query=x_query, rate=rate, gamma=gamma)
-    x, y, x_query, rate, gamma = given
-    _require.shape("x", x, (None, None))
-    _require.shape("y", y, (x.shape[0], None))
-    _require.shape("x_query", x_query, (x.shape[1],))
-    _require.shape("rate", rate, (None,))
-    _require.shape("gamma", gamma, rate.shape)
-    _require.finite("rate", rate)
-    _require.finite("gamma", gamma)
+    _require.finite(rate=rate, gamma=gamma)
+    _require.as_wide_as((x, y, x_query, rate, gamma), x=x, y=y, x_query=x_query)
     w0 = jnp.zeros((y.shape[1], x.shape[1]), y.dtype)
 
     def step(carry, size):
         x, y, x_query, prediction = carry
         rate, gamma = size
-        w = -x.shape[0] * rate * gradient(w0, x, y)
+        w = -len(x) * rate * gradient(w0, x, y)
         shrink = lambda inputs: inputs - gamma * inputs @ x.T @ x
         return (shrink(x), y - x @ w.T, shrink(x_query), prediction + w @ x_query), None
 
@@ -106,16 +84,14 @@ def gd_plus_plus(
 
 
 def running_step(
-    x: Inexact[Array, "length dim"], eta
+    x: Inexact[Array, "length dim"], eta: Scalar
 ) -> Inexact[Array, "length-1 dim dim"]:
     """One gradient step from W = 0 on what was seen before each position t = 2..T.
 
     W_t = eta/(t-1) sum_{i<t} x_{i+1} x_i^*, the step of size eta on 1/(2(t-1))
-    sum_{i<t} ||W x_i - x_{i+1}||^2; W_t x_t predicts x_{t+1}. Raises ValueError unless
-    eta is finite.
+    sum_{i<t} ||W x_i - x_{i+1}||^2; W_t x_t predicts x_{t+1}.
     """
-    _require.shape("x", x, (None, None))
-    _require.finite("eta", eta)
+    _require.finite(eta=eta)
     pairs = x[1:, :, None] * x[:-1].conj()[:, None, :]
     return eta * jnp.cumsum(pairs, axis=0) / jnp.arange(1, len(x))[:, None, None]
 
@@ -125,7 +101,6 @@ def running_least_squares(
     x: Inexact[Array, "length dim"],
 ) -> Inexact[Array, "length-1 dim dim"]:
     """The least-norm minimiser of the same loss at each position t = 2..T."""
-    _require.shape("x", x, (None, None))
 
     def solve(t):
         seen = (jnp.arange(len(x) - 1) < t - 1)[:, None]

@@ -6,13 +6,15 @@ Products of matrices follow the caller's ``jax_default_matmul_precision``.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from icl_gd import _require, attention
+from icl_gd._annotations import Scalar
 from icl_gd.attention import Features, Products
 from icl_gd.tasks import Task
 from icl_gd.tokens import Prompt, join, prediction
@@ -48,16 +50,9 @@ def features(weights: Features, layer: Products, task: Task) -> Float[Array, "1"
     m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the last
     row of PV. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
     E, b_1), each is one product of phi with a vector, and m_j is never formed.
-    Raises ValueError if a weight of the layer is not of the features' size.
     """
-    width = len(weights.embed)
-    for name, matrix in layer._asdict().items():
-        _require.shape(f"layer.{name}", matrix, (width, width))
-    kq, pv = layer
-    _require.shape("task.y_query", task.y_query, (1,))
-    prompt = join(task)
-    empty = prompt._replace(context=prompt.context[:0])
-    at_query = attention.features(weights, empty).query
+    prompt, (kq, pv) = join(task), layer
+    at_query = attention.features(weights, prompt.query)
     a = jnp.column_stack([weights.hidden @ weights.embed, weights.hidden_bias]).T
     onto_phi = lambda v: (
         v @ weights.out, v @ jnp.column_stack([weights.embed, weights.out_bias])
@@ -72,19 +67,18 @@ def features(weights: Features, layer: Products, task: Task) -> Float[Array, "1"
 
 
 def batch(
-    layers: Sequence[Products], tasks: Task, clip=None
-) -> Float[Array, "batch outputs"]:
+    layers: Sequence[Products],
+    tasks: Annotated[Task, "tasks"],
+    clip: Scalar | None = None,
+) -> Float[Array, "tasks outputs"]:
     """What ``attention.predict`` predicts from W0 = 0 for a batch, for deep stacks.
 
     Tasks lie in the last axis, all tokens pass through a layer together, and of the
     last layer only the query's y-entries are computed. On a CPU a batch is fastest when
-    its tokens fit into the cache: some 250 tasks of the published size. Raises
-    ValueError unless clip is positive.
+    its tokens fit into the cache: some 250 tasks of the published size.
     """
     if clip is not None:
-        _require.positive("clip", clip)
-    (tasks,) = _require.real(tasks=tasks)
-    _require.leading("tasks", tasks, "tasks")
+        _require.positive(clip=clip)
     inside = lambda e: jnp.abs(e) < clip
     hold = lambda e: e if clip is None else jnp.where(inside(e), e, clip * jnp.sign(e))
     through = lambda m, e: (m @ e.reshape(len(e), -1)).reshape(len(m), *e.shape[1:])
@@ -99,6 +93,34 @@ def batch(
     scores = jnp.sum(context * through(kq, query)[:, None], axis=0)
     change = jnp.sum(through(pv[-outputs:], context) * scores, axis=1)
     return -hold(query[-outputs:] + change).T
+
+
+def causal_prefix(
+    layer: Products, e: Inexact[Array, "length token"]
+) -> Inexact[Array, "length-1 written"]:
+    """``attention.causal_quadratic`` by G_t = sum_{s<=t} e_s e_s^*, all in one sum.
+
+    O(T), and parallel over t.
+    """
+    gram = jnp.cumsum(e[:, :, None] * e.conj()[:, None, :], axis=0)
+    seen = jnp.einsum("tij,tj->ti", gram, e @ layer.kq.T)
+    return (seen @ layer.pv.T)[1:] / jnp.arange(1, len(e))[:, None]
+
+
+def causal_recurrent(
+    layer: Products, e: Inexact[Array, "length token"]
+) -> Inexact[Array, "length-1 written"]:
+    """``attention.causal_quadratic`` with G_t carried from token to token.
+
+    O(T) time, and no other memory.
+    """
+
+    def step(gram, e_t):
+        gram = gram + jnp.outer(e_t, e_t.conj())
+        return gram, layer.pv @ gram @ layer.kq @ e_t
+
+    _, predictions = jax.lax.scan(step, jnp.zeros((e.shape[1],) * 2, e.dtype), e)
+    return predictions[1:] / jnp.arange(1, len(e))[:, None]
 
 
 def _sum_of_outer(axes, a, b):

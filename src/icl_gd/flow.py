@@ -3,7 +3,7 @@
 Setting (Zheng et al. 2024): x_{t+1} = W x_t for t = 1..T-1, W = diag(lambda), phases
 independent and uniform on the unit circle; a real start x_1 independent of them; tokens
 (x_t, x_{t-1}) with x_0 = 0; a causal linear layer that predicts x_{t+1}
-(``attention.causal_prefix``); loss 1/2 sum_{t=2}^{T-1} ||prediction - x_{t+1}||^2,
+(``fast.causal_prefix``); loss 1/2 sum_{t=2}^{T-1} ||prediction - x_{t+1}||^2,
 summed over positions and averaged over sequences. Products of matrices are
 float32-exact, whatever the caller sets, also those of a loss or velocity given here.
 """
@@ -15,9 +15,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact, PyTree
 
 from icl_gd import _require
+from icl_gd._annotations import Numbers, Scalar
 from icl_gd._precision import exact
 from icl_gd.moments import Kappas
 
@@ -25,40 +26,42 @@ from icl_gd.moments import Kappas
 def crosstalk(length: int) -> float:
     """chi, the mean of 1/(t - 1) over the positions t = 2..T-1 that predict.
 
-    H_{T-2} / (T - 2), with the harmonic number H. Raises ValueError unless T >= 3.
+    H_{T-2} / (T - 2), with the harmonic number H. T >= 3.
     """
-    _require.positive_int("length", length, least=3)
+    _require.at_least(3, length=length)
     return float(np.mean(1 / np.arange(1.0, length - 1)))
 
 
-def limit(length: int, law: Kappas) -> float:
+def limit(length: int, law: Kappas) -> Scalar:
     """Where ab ends: k1 / (k2 + k3 chi). Zheng et al. (2024), Theorem 4.1."""
     return law.k1 / (law.k2 + law.k3 * crosstalk(length))
 
 
-def loss_at(ab, t, d: int, law: Kappas):
+def loss_at(ab: Numbers, t: Numbers, d: int, law: Kappas) -> Numbers:
     """Expected loss of the prediction of x_{t+1} on the diagonal A = a I, B = b I.
 
-    d/2 [(ab)^2 (k2 + k3 / (t - 1)) - 2 ab k1 + m2]. Raises ValueError unless t >= 2.
+    d/2 [(ab)^2 (k2 + k3 / (t - 1)) - 2 ab k1 + m2], t >= 2.
     """
-    _require.positive_int("d", d)
-    _require.finite("ab", ab)
-    _require.between("t", t, 2, float("inf"))
+    _require.at_least(1, d=d)
+    _require.finite(ab=ab)
+    _require.at_least(2, t=t)
     return d / 2 * (ab**2 * (law.k2 + law.k3 / (t - 1)) - 2 * ab * law.k1 + law.m2)
 
 
-def diagonal_loss(ab, length: int, d: int, law: Kappas):
+def diagonal_loss(ab: Numbers, length: int, d: int, law: Kappas) -> Numbers:
     """The loss on the diagonal: ``loss_at`` summed over t = 2..T-1.
 
-    d/2 (T - 2) [(ab)^2 (k2 + k3 chi) - 2 ab k1 + m2]. Raises ValueError unless T >= 3.
+    d/2 (T - 2) [(ab)^2 (k2 + k3 chi) - 2 ab k1 + m2], T >= 3.
     """
-    _require.positive_int("d", d)
-    _require.finite("ab", ab)
+    _require.at_least(1, d=d)
+    _require.finite(ab=ab)
     bend = law.k2 + law.k3 * crosstalk(length)
     return d / 2 * (length - 2) * (ab**2 * bend - 2 * ab * law.k1 + law.m2)
 
 
-def diagonal_flow(point, length: int, law: Kappas):
+def diagonal_flow(
+    point: tuple[Numbers, Numbers], length: int, law: Kappas
+) -> tuple[Numbers, Numbers]:
     """The velocity of (a, b) under gradient flow of every entry of the weights.
 
     a' = (T - 2) b [k1 - ab (k2 + k3 chi)], b' the same with a: 1/d of the gradient of
@@ -69,14 +72,14 @@ def diagonal_flow(point, length: int, law: Kappas):
     return b * pull, a * pull
 
 
-def logistic(time, start, length: int, law: Kappas):
+def logistic(time: Numbers, start: Numbers, length: int, law: Kappas) -> Numbers:
     """The product ab after a time of the flow from a = b.
 
     u / (1 + (u/u0 - 1) e^(-2 (T-2) k1 time)) with the ``limit`` u and u0 = ``start`` =
-    a0 b0. Raises ValueError unless start > 0.
+    a0 b0 > 0.
     """
-    _require.positive("start", start)
-    _require.finite("time", time)
+    _require.positive(start=start)
+    _require.finite(time=time)
     end = limit(length, law)
     fade = jnp.exp(-2 * (length - 2) * law.k1 * time)
     return end / (1 + (end / start - 1) * fade)
@@ -85,24 +88,22 @@ def logistic(time, start, length: int, law: Kappas):
 @exact
 def integrate(
     velocity: Callable[[Any], Any],
-    start: Any,
+    start: PyTree[Float[Array, "..."]],
     times: Float[Array, " times"],
-    tolerance=1e-9,
-):
+    tolerance: float = 1e-9,
+) -> PyTree[Float[Array, "times ..."]]:
     """Solves y' = velocity(y) from times[0] on; y at all times, along a leading axis.
 
-    ``start`` is a tree of real arrays. Tsitouras' method with adaptive steps (diffrax);
-    the error of a step is held to ``tolerance`` times the size of y, plus a thousandth
-    of it. Raises ValueError unless the times increase, and for a tolerance below 1e-6
-    without double precision, RuntimeError where the solution leaves every bound.
+    Tsitouras' method with adaptive steps (diffrax); the error of a step is held to
+    ``tolerance`` times the size of y, plus a thousandth of it. Raises ValueError for a
+    tolerance below 1e-6 without double precision, RuntimeError where the solution
+    leaves every bound.
     """
-    _require.between("tolerance", tolerance, 0, 1)
+    _require.between(0, 1, tolerance=tolerance)
     if tolerance < 1e-6:
         _require.double(f"integrate with tolerance = {tolerance}")
-    _require.increasing("times", times)
-    start = jax.tree.map(
-        lambda y: jnp.asarray(y, jnp.promote_types(jnp.result_type(y), float)), start
-    )
+    _require.increasing(times=times)
+    _require.as_wide_as(times, start=start)
     first = 1e-6 * (times[-1] - times[0])  # diffrax's own first step may overflow
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, _: velocity(y)), diffrax.Tsit5(),
@@ -117,25 +118,25 @@ class Descent(NamedTuple):
     """Gradient descent of several runs: what there is before and after each epoch."""
 
     weights: Any
-    losses: Float[Array, "runs epochs+1"]
+    losses: Float[Array, "runs iterates"]
 
 
 @exact
 def descend(
-    loss: Callable, start: Any, rate: Float[Array, " runs"], epochs: int
+    loss: Callable[[Any], Float[Array, ""]],
+    start: PyTree[Inexact[Array, "runs ..."]],
+    rate: Float[Array, " runs"],
+    epochs: int,
 ) -> Descent:
     """Full-batch gradient descent on ``loss(weights)``, many runs in one scan.
 
     ``start`` has a leading axis of runs, and ``rate`` one step size a run. For complex
-    weights the gradient is d/dRe + i d/dIm. Raises ValueError unless epochs >= 1, there
-    is a positive rate for each run, and for a run that diverges.
+    weights the gradient is d/dRe + i d/dIm. Raises ValueError for a run that diverges.
     """
-    (rate,) = _require.real(rate=rate)
-    _require.concrete("start and rate", (start, rate))
-    _require.positive("rate", rate)
-    _require.positive_int("epochs", epochs)
-    _require.shape("rate", rate, (_require.leading("start", start, "runs"),))
-    start = jax.tree.map(lambda w: jnp.asarray(w, jnp.result_type(w, rate)), start)
+    _require.concrete(start=start, rate=rate)
+    _require.positive(rate=rate)
+    _require.at_least(1, epochs=epochs)
+    _require.as_wide_as(rate, start=start)
 
     def one(start, rate):
         def epoch(weights, _):

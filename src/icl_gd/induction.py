@@ -6,7 +6,7 @@ so that everything between two softmaxes is a product of matrices. These follow 
 caller's ``jax_default_matmul_precision``.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +16,27 @@ from icl_gd import _require
 
 
 class Heads(NamedTuple):
-    """Attention heads, layer by layer; weights act on columns.
+    """Attention heads of one layer; weights act on columns.
 
     ``bias`` is what a score gains by the distance from the attending token back to the
     attended one, 0, 1, ... in that order. ``smear`` (None: no smearing) mixes each key
     with the one before it: k_j <- sigmoid(a) k_j + (1 - sigmoid(a)) k_{j-1}.
     """
 
-    query: Float[Array, "*layers heads size width"]
-    key: Float[Array, "*layers heads size width"]
-    value: Float[Array, "*layers heads size width"]
-    output: Float[Array, "*layers heads width size"]
-    bias: Float[Array, "*layers heads reach"]
-    smear: Float[Array, "*layers heads"] | None = None
+    query: Float[Array, "heads size width"]
+    key: Float[Array, "heads size width"]
+    value: Float[Array, "heads size width"]
+    output: Float[Array, "heads width size"]
+    bias: Float[Array, "heads reach"]
+    smear: Float[Array, " heads"] | None = None
 
 
 class Transformer(NamedTuple):
     """Embedding W_E, layers of heads, unembedding W_U."""
 
-    embed: Float[Array, "*batch width vocabulary"]
-    heads: Heads
-    unembed: Float[Array, "*batch vocabulary width"]
+    embed: Float[Array, "width vocabulary"]
+    heads: Annotated[Heads, "layers"]
+    unembed: Float[Array, "vocabulary width"]
 
 
 class Ablation(NamedTuple):
@@ -71,11 +71,10 @@ def attention_pattern(
 
     The score of position i for position j <= i is q_i^T k_j / sqrt(size) + bias_{i-j},
     with q = W_Q r, k = W_K r (smeared, if the heads smear; the first key stays as it
-    is). Raises ValueError if the context is longer than the bias reaches.
+    is). The bias reaches as far as the context is long.
     """
-    length = stream.shape[0]
-    _require.between("context", length, 1, heads.bias.shape[-1])
-    size = heads.query.shape[-2]
+    length, size = len(stream), heads.query.shape[-2]
+    _require.between(1, heads.bias.shape[-1], context=length)
     query = jnp.einsum("hsw,iw->his", heads.query / jnp.sqrt(size), stream)
     key = jnp.einsum("hsw,iw->his", heads.key, stream)
     if heads.smear is not None:
@@ -97,13 +96,11 @@ def forward(
     """The forward pass: r <- r + sum_h W_O^h W_V^h (sum_j A_ij^h r_j), layer by layer.
 
     The stream starts at r_i = W_E e_{s_i} and is read by W_U. Elhage et al. (2021),
-    without normalisation; positions enter by the bias alone. Raises ValueError if the
-    context is longer than the bias reaches, and for tokens outside the vocabulary.
-    Traced tokens (``jit``, ``vmap``) cannot be looked at: one beyond the last is taken
-    for the last, and -1, -2, ... count from the end.
+    without normalisation; positions enter by the bias alone. Tokens outside
+    the vocabulary raise ValueError, but not where they are traced (``jit``, ``vmap``):
+    one beyond the last is taken for the last, and -1, -2, ... count from the end.
     """
-    sequence = _require.tokens("sequence", sequence, model.embed.shape[-1])
-    _require.shape("sequence", sequence, (None,))
+    _require.between(0, model.embed.shape[-1] - 1, sequence=sequence)
     stream = model.embed.T[sequence]
     patterns, written = [], []
     for layer in range(model.heads.query.shape[0]):
@@ -125,11 +122,15 @@ def forward(
     return Trace(stream @ model.unembed.T, jnp.stack(patterns), jnp.stack(written))
 
 
-def qk_circuit(heads: Heads) -> Float[Array, "*layers heads width width"]:
+def qk_circuit(
+    heads: Annotated[Heads, "*layers"],
+) -> Float[Array, "*layers heads width width"]:
     """W_Q^T W_K / sqrt(size): r_i^T (this) r_j is a score without bias or smearing."""
     return heads.query.mT @ heads.key / jnp.sqrt(heads.query.shape[-2])
 
 
-def ov_circuit(heads: Heads) -> Float[Array, "*layers heads width width"]:
+def ov_circuit(
+    heads: Annotated[Heads, "*layers"],
+) -> Float[Array, "*layers heads width width"]:
     """W_O W_V: a head adds (this) r to the stream of a token that attends to r."""
     return heads.output @ heads.value

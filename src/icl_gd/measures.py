@@ -5,7 +5,7 @@ float32-exact products, whatever ``jax_default_matmul_precision`` the caller has
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,37 +30,29 @@ class Alignment(NamedTuple):
 
 
 @exact
-def mean_loss(model: Model, tasks: Task) -> Float[Array, ""]:
-    """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query.
+def mean_loss(model: Model, tasks: Annotated[Task, "tasks"]) -> Float[Array, ""]:
+    """The mean over a batch of tasks of 1/2 ||prediction - label||^2 at the query."""
 
-    Raises ValueError unless the model predicts as many outputs as tasks have.
-    """
-    (tasks,) = _require.real(tasks=tasks)
-    _require.leading("tasks", tasks, "tasks")
-    predictions = jax.vmap(model)(tasks)
-    _require.shape("what the model predicts", predictions, tasks.y_query.shape)
-    return 0.5 * jnp.mean(
-        jnp.sum((predictions - tasks.y_query) ** 2, axis=-1)
-    )  # 2 mutants: squared, two axes
+    def loss(prediction: Float[Array, " outputs"], label: Float[Array, " outputs"]):
+        return 0.5 * jnp.sum((prediction - label) ** 2)  # mutant: squared
+
+    return jnp.mean(jax.vmap(lambda task: loss(model(task), task.y_query))(tasks))
 
 
 @exact
 def sensitivity(model: Model, task: Task) -> Float[Array, "outputs dim"]:
     """d prediction / d x_query: for a model linear in its query, the W it learned."""
-    (task,) = _require.real(task=task)
     return jax.jacrev(lambda x: model(task._replace(x_query=x)))(task.x_query)
 
 
 @exact
-def alignment(model: Model, other: Model, tasks: Task) -> Alignment:
+def alignment(model: Model, other: Model, tasks: Annotated[Task, "tasks"]) -> Alignment:
     """Compares two models on a batch of tasks, as in von Oswald et al. (2022), Fig. 2.
 
     The mean cosine between their sensitivities, the mean norm of the difference of the
-    sensitivities, and the mean norm of the difference of the predictions. The cosine is
-    not a number where a sensitivity is zero.
+    sensitivities, and the mean norm of the difference of the predictions. The mean
+    cosine is not a number if a sensitivity is zero, be it for one of the tasks.
     """
-    (tasks,) = _require.real(tasks=tasks)
-    _require.leading("tasks", tasks, "tasks")
 
     def compare(task):
         a, b = sensitivity(model, task), sensitivity(other, task)
@@ -82,7 +74,6 @@ def token_losses(
 
     Tokens as for ``induction.forward``.
     """
-    sequence = jnp.asarray(sequence)
     return _losses(induction.forward(model, sequence).logits, sequence)
 
 
@@ -102,17 +93,16 @@ def prefix_matching(
     one r / (i + 1) at position i after r occurrences. Raises ValueError if no token
     occurs twice.
     """
-    _require.shape("sequence", sequence, (None,))
-    length = sequence.shape[0]
-    _require.shape("patterns", patterns, (*np.shape(patterns)[:-2], length, length))
-    matches = jnp.tri(length, k=-1) * (sequence[:, None] == sequence)
+    matches = jnp.tri(len(sequence), k=-1) * (sequence[:, None] == sequence)
     after = jnp.roll(matches, 1, axis=1)
     again = jnp.sum(jnp.any(matches, axis=1))
-    _require.positive("the number of repeated tokens in sequence", again)
+    _require.positive(**{"the number of repeated tokens in sequence": again})
     return jnp.sum(patterns * after, axis=(-2, -1)) / again
 
 
-def copying_score(model: Transformer) -> Float[Array, "*batch layers heads"]:
+def copying_score(
+    model: Annotated[Transformer, "*batch"],
+) -> Float[Array, "*batch layers heads"]:
     """How much heads raise the logit of the token they attend to, between -1 and 1.
 
     The sum of the eigenvalues of W_U W_O W_V W_E over the sum of their sizes; the
@@ -121,7 +111,7 @@ def copying_score(model: Transformer) -> Float[Array, "*batch layers heads"]:
     (2021); Olsson et al. (2022) take shares of raised logits instead. By NumPy, for
     weights with any leading axes; raises TypeError inside jit, vmap or grad.
     """
-    _require.concrete("model", model)
+    _require.concrete(model=model)
     embed, unembed = (np.asarray(w)[..., None, None, :, :] for w in model[::2])
     value, output = map(np.asarray, (model.heads.value, model.heads.output))
     # The non-zero eigenvalues of A B are those of B A.
@@ -138,32 +128,28 @@ def in_context_score(
 
     With 512 tokens the 500th and the 50th, as in Olsson et al. (2022); with n tokens
     500 n / 512 and 50 n / 512, rounded down. Tokens are counted from 0, which is not
-    predicted: ``losses[i - 1]`` belongs to token i. Raises ValueError unless n >= 11,
-    where the early token is the first that is predicted.
+    predicted: ``losses[i - 1]`` belongs to token i. n >= 11, where the early token is
+    the first that is predicted.
     """
-    _require.shape("losses", losses, (None,) * np.ndim(losses))
-    length = losses.shape[-1] + 1
-    _require.between("the number of tokens", length, 11, float("inf"))
-    late, early = 500 * length // 512, 50 * length // 512
+    n = losses.shape[-1] + 1
+    _require.at_least(11, n=n)
+    late, early = 500 * n // 512, 50 * n // 512
     return losses[..., late - 1] - losses[..., early - 1]
 
 
 @exact
 def ablated_losses(
-    model: Transformer, sequences: Int[Array, "sequences context"], kind: str
+    model: Transformer,
+    sequences: Int[Array, "sequences context"],
+    kind: Literal["zero", "mean", "patterns"],
 ) -> Float[Array, "layers heads sequences context-1"]:
     """The losses of ``token_losses`` with one head cut at a time.
 
     ``kind`` says what it writes instead. "zero": nothing. "mean": its mean over the
     sequences, at each position. "patterns": nothing, and all heads attend as they did
-    in the whole model (Olsson et al. 2022, pattern-preserving). Raises ValueError for
-    another kind, and for tokens as ``induction.forward`` does.
+    in the whole model (Olsson et al. 2022, pattern-preserving).
     """
-    sequences = _require.tokens("sequences", sequences, model.embed.shape[-1])
-    _require.shape("sequences", sequences, (None, None))
-    kinds = "zero", "mean", "patterns"
-    if kind not in kinds:
-        raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
+    _require.between(0, model.embed.shape[-1] - 1, sequences=sequences)
     whole = jax.vmap(induction.forward, (None, 0))(model, sequences)
     layers, heads = whole.patterns.shape[1:3]
     patterns = whole.patterns if kind == "patterns" else None
@@ -186,14 +172,14 @@ def ablated_losses(
 class TokenSensitivity(NamedTuple):
     """How a token after a layer depends on itself before it, on the next, on others."""
 
-    own: Float[Array, " tokens"]
-    next: Float[Array, " tokens"]
-    other: Float[Array, " tokens"]
+    own: Float[Array, " inner"]
+    next: Float[Array, " inner"]
+    other: Float[Array, " inner"]
 
 
 @exact
 def token_sensitivity(
-    layer: Callable[[Prompt], Prompt], prompts: Prompt
+    layer: Callable[[Prompt], Prompt], prompts: Annotated[Prompt, "prompts"]
 ) -> TokenSensitivity:
     """The sensitivity of a layer's context tokens, all but the last, to its inputs.
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
 from icl_gd import _require, tokens
+from icl_gd._annotations import Scalar
 from icl_gd._precision import exact
 from icl_gd.attention import Products
 
@@ -24,23 +25,20 @@ from icl_gd.attention import Products
 Powers = Callable[[tuple[int, ...]], float]
 
 
-def independent(m2, m4, m6) -> Powers:
+def independent(m2: float | int, m4: float | int, m6: float | int) -> Powers:
     """Independent coordinates of one symmetric law with these moments.
 
-    N(0, s^2) has (s^2, 3 s^4, 15 s^6), coordinates +-1 have (1, 1, 1). Raises
-    ValueError unless m2 > 0, m4 >= m2^2 and m2 m6 >= m4^2, as for every law.
+    N(0, s^2) has (s^2, 3 s^4, 15 s^6), coordinates +-1 have (1, 1, 1). As for every
+    law m2 > 0, m4 >= m2^2 and m2 m6 >= m4^2.
     """
     _require_law(m2, m4, m6)
     even = {0: 1.0, 2: m2, 4: m4, 6: m6}
     return lambda powers: float(np.prod([even.get(n, 0.0) for n in powers]))
 
 
-def one_hot(size=1.0) -> Powers:
-    """+-size at one coordinate, each equally likely, zero at the others.
-
-    Raises ValueError unless size is positive.
-    """
-    _require.positive("size", size)
+def one_hot(size: float | int = 1.0) -> Powers:
+    """+-size at one coordinate, each equally likely, zero at the others."""
+    _require.positive(size=size)
 
     def expectation(powers):
         n = sum(powers)
@@ -56,12 +54,8 @@ def ones(powers: tuple[int, ...]) -> float:
 
 
 def _require_law(m2, m4, m6):
-    given = m2, m4, m6
-    _require.concrete("moments", given)
-    for name, moment in zip(("m2", "m4", "m6"), given, strict=True):
-        _require.shape(name, moment, ())
-    if not (np.isfinite(given).all() and m2 > 0):
-        raise ValueError(f"m2 must be positive and moments finite, got {given}")
+    _require.positive(m2=m2)
+    _require.finite(m4=m4, m6=m6)
     for text, large, small in (
         ("m4 >= m2^2", m4, m2**2),
         ("m2 m6 >= m4^2", m2 * m6, m4**2),
@@ -79,19 +73,18 @@ class Kappas(NamedTuple):
     m2 = E x_j^2, k1 = E x_j^4, k2 = E x_j^6, k3 = sum over k != j of E x_j^2 x_k^4.
     """
 
-    m2: float
-    k1: float
-    k2: float
-    k3: float
+    m2: Scalar
+    k1: Scalar
+    k2: Scalar
+    k3: Scalar
 
 
 def kappas(powers: Powers, d: int) -> Kappas:
     """The four moments of a start in d dimensions whose coordinates are exchangeable.
 
-    Raises ValueError unless d >= 1, m2 > 0, k1 >= m2^2, m2 k2 >= k1^2 and 0 <= k3 <= (d
-    - 1) k2, as for every law.
+    As for every law, m2 > 0, k1 >= m2^2, m2 k2 >= k1^2 and 0 <= k3 <= (d - 1) k2.
     """
-    _require.positive_int("d", d)
+    _require.at_least(1, d=d)
     rest = (0,) * (d - 1)
     m2, k1, k2 = (powers((n, *rest)) for n in (2, 4, 6))
     _require_law(m2, k1, k2)
@@ -111,31 +104,24 @@ class Quartic(NamedTuple):
     ``cross`` holds E sum_t x_{t+1} conj(Phi_vkq), and ``power`` E sum_t ||x_{t+1}||^2.
     """
 
-    square: Inexact[Array, "value value key key query query"]
-    cross: Inexact[Array, "output value key query"]
+    square: Inexact[Array, "token token token token token token"]
+    cross: Inexact[Array, "written token token token"]
     power: Float[Array, ""]
 
 
 @exact
 def quartic_loss(layer: Products, q: Quartic) -> Float[Array, ""]:
-    """1/2 E sum_t ||PV Phi KQ - x_{t+1}||^2, from the moments alone.
-
-    ``layer.pv`` is (output, value) and ``layer.kq`` (key, query). Raises ValueError if
-    their shapes do not fit the moments.
-    """
-    output, value, key, query = q.cross.shape
-    _require.shape("layer.pv", layer.pv, (output, value))
-    _require.shape("layer.kq", layer.kq, (key, query))
+    """1/2 E sum_t ||PV Phi KQ - x_{t+1}||^2, from the moments alone."""
     values = layer.pv.T @ layer.pv.conj()
     scores = layer.kq[:, None, :, None] * layer.kq.conj()[:, None, :]
-    square = values.ravel() @ q.square.reshape(value**2, -1) @ scores.ravel()
+    square = values.ravel() @ q.square.reshape(values.size, -1) @ scores.ravel()
     cross = jnp.einsum("ovkq,ov,kq->", q.cross, layer.pv.conj(), layer.kq.conj())
     return 0.5 * (square.real - 2 * cross.real + q.power)
 
 
-def scaled(q: Quartic, factor) -> Quartic:
+def scaled(q: Quartic, factor: Scalar) -> Quartic:
     """The same moments with every start multiplied by a factor."""
-    _require.positive("factor", factor)
+    _require.positive(factor=factor)
     return Quartic(factor**6 * q.square, factor**4 * q.cross, factor**2 * q.power)
 
 
@@ -145,11 +131,10 @@ def exact_quartic(length: int, d: int, powers: Powers) -> Quartic:
     B (d x d) multiplies x_s in the values, A (d x d) stands between x_{s-1} and x_t in
     the scores: ``Products(kq=A, pv=B)``. A product of powers of the phases has mean 1
     if every power is zero, else 0, so that each entry is the moment of the start times
-    a count of positions; the counts depend only on which coordinates coincide. Raises
-    ValueError unless T >= 3 and d >= 1.
+    a count of positions; the counts depend only on which coordinates coincide. T >= 3.
     """
-    _require.positive_int("length", length, least=3)
-    _require.positive_int("d", d)
+    _require.at_least(3, length=length)
+    _require.at_least(1, d=d)
     moment = cache(powers)
 
     @cache
@@ -207,13 +192,12 @@ def sampled_quartic(
 
     ``Products(kq, pv)`` of shapes (2d, 2d) and (d, 2d), every block. A Hermitian matrix
     is determined by its real plus its imaginary part, so that the moments are one real
-    matrix product. ``chunk`` sequences are in memory at a time. Raises ValueError
-    unless T >= 3 and chunk divides the number of sequences.
+    matrix product. ``chunk`` sequences, a divisor of their number, are in memory at a
+    time. T >= 3.
     """
-    _require.shape("sequences", sequences, (None, None, None))
     count, length, d = sequences.shape
-    _require.positive_int("length", length, least=3)
-    _require.positive_int("chunk", chunk)
+    _require.at_least(3, length=length)
+    _require.at_least(1, chunk=chunk)
     if count % chunk:
         raise ValueError(
             f"chunk must divide {count}, the number of sequences, got {chunk}"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, Int, Key
 
 from icl_gd import _require
+from icl_gd._annotations import Scalar
 from icl_gd._precision import exact
 
 
@@ -24,41 +25,37 @@ def batch(sample: Callable, key: Key[Array, ""], count: int) -> Any:
     """``count`` independent draws of ``sample(key)``, along a leading axis.
 
     Of tasks, or of anything else that a key makes: weights, one set for each seed.
-    Raises ValueError unless count >= 1.
     """
-    _require.positive_int("count", count)
+    _require.at_least(1, count=count)
     return jax.vmap(sample)(jax.random.split(key, count))
 
 
 def uniform(
-    key: Key[Array, ""], n: int, d: int, input_range=1.0
+    key: Key[Array, ""], n: int, d: int, input_range: Scalar = 1.0
 ) -> Float[Array, "{n} {d}"]:
     """Draws n inputs from U(-input_range/2, input_range/2).
 
     ``input_range=1`` is the setting of the code published with von Oswald et al.
-    (2022), whose comments call it U(-1, 1). Raises ValueError unless n, d >= 1 and
-    input_range is positive.
+    (2022), whose comments call it U(-1, 1).
     """
-    _require.positive_int("n", n)
-    _require.positive_int("d", d)
-    _require.positive("input_range", input_range)
+    _require.at_least(1, n=n, d=d)
+    _require.positive(input_range=input_range)
     return input_range * jax.random.uniform(key, (n, d), minval=-0.5, maxval=0.5)
 
 
 def normalised(
-    key: Key[Array, ""], n: int, d: int, scale=1.0
+    key: Key[Array, ""], n: int, d: int, scale: Scalar = 1.0
 ) -> Float[Array, "{n} {d}"]:
     """Draws n inputs of one law: exponential, normal or Laplace, equally likely.
 
     All are divided by the Frobenius norm of all but the last, which is the query, and
     multiplied by ``scale``, as in the published test on "other distributions" (von
     Oswald et al. 2022, ``create_ood_data``). Exponential inputs have a mean, so that
-    the closed forms of ``theory`` do not apply. Raises ValueError unless n >= 2, d >= 1
-    and scale is positive.
+    the closed forms of ``theory`` do not apply. n >= 2.
     """
-    _require.positive_int("n", n, least=2)
-    _require.positive_int("d", d)
-    _require.positive("scale", scale)
+    _require.at_least(2, n=n)
+    _require.at_least(1, d=d)
+    _require.positive(scale=scale)
     key_law, key_x = jax.random.split(key)
     laws = [jax.random.exponential, jax.random.normal, jax.random.laplace]
     draws = [lambda k, law=law: law(k, (n, d)) for law in laws]
@@ -73,17 +70,15 @@ def regression(
     d: int,
     outputs: int = 1,
     inputs: Callable = uniform,
-    target_scale=1.0,
+    target_scale: Scalar = 1.0,
 ) -> Task:
     """Draws N + 1 inputs and a teacher W with N(0, target_scale^2) entries: y = W x.
 
     ``inputs(key, N + 1, d)`` draws them, the last is the query. Defaults: the code
-    published with von Oswald et al. (2022). Raises ValueError unless n, d, outputs >= 1
-    and target_scale is positive.
+    published with von Oswald et al. (2022).
     """
-    _require.positive_int("n", n)
-    _require.positive_int("outputs", outputs)
-    _require.positive("target_scale", target_scale)
+    _require.at_least(1, n=n, outputs=outputs)
+    _require.positive(target_scale=target_scale)
     key_x, key_w = jax.random.split(key)
     x = inputs(key_x, n + 1, d)
     w = target_scale * jax.random.normal(key_w, (outputs, d))
@@ -91,17 +86,15 @@ def regression(
     return Task(x[:-1], y[:-1], x[-1], y[-1])
 
 
-def noisy_labels(key: Key[Array, ""], task: Task, count) -> Task:
+def noisy_labels(key: Key[Array, ""], task: Task, count: Int[Array, ""] | int) -> Task:
     """Replaces the first ``count`` labels by N(0, 1) noise; the query stays clean.
 
     The published code replaces a random subset; the inputs are exchangeable, so that
-    the law of the task is the same. Raises ValueError unless 0 <= count <= N.
+    the law of the task is the same.
     """
-    (task,) = _require.real(task=task)
-    _require.shape("count", count, ())
-    _require.between("count", count, 0, task.y.shape[0])
+    _require.between(0, len(task.y), count=count)
     noise = jax.random.normal(key, task.y.shape, task.y.dtype)
-    spoilt = jnp.arange(task.y.shape[0])[:, None] < count
+    spoilt = jnp.arange(len(task.y))[:, None] < count
     return task._replace(y=jnp.where(spoilt, noise, task.y))
 
 
@@ -110,10 +103,9 @@ def sine(key: Key[Array, ""], n: int, one_key: bool = False) -> Task:
 
     Amplitude a from U(0.1, 0.5), phase from U(0, pi). With ``one_key`` both come from
     one random key, as in the code published with von Oswald et al. (2022), so that a =
-    0.1 + 0.4 phase / pi; otherwise they are independent. Raises ValueError unless n >=
-    1.
+    0.1 + 0.4 phase / pi; otherwise they are independent.
     """
-    _require.positive_int("n", n)
+    _require.at_least(1, n=n)
     key_x, key_phase, key_amplitude = jax.random.split(key, 3)
     x = jax.random.uniform(key_x, (n + 1, 1), minval=-5.0, maxval=5.0)
     turn = jax.random.uniform(key_phase)
@@ -128,11 +120,9 @@ def autoregressive(
     """Draws x_1 and phases and continues x_{t+1} = diag(lambda) x_t up to x_T.
 
     ``start(key, (d,))`` draws x_1, which is real; the lambda_j are independent and
-    uniform on the unit circle. Zheng et al. (2024), section 3. Raises ValueError unless
-    length, d >= 1.
+    uniform on the unit circle. Zheng et al. (2024), section 3.
     """
-    _require.positive_int("length", length)
-    _require.positive_int("d", d)
+    _require.at_least(1, length=length, d=d)
     key_start, key_phase = jax.random.split(key)
     angle = 2 * jnp.pi * jax.random.uniform(key_phase, (d,))
     turns = jnp.exp(1j * angle * jnp.arange(length)[:, None])
@@ -167,14 +157,12 @@ def repeated(
 
     Token 0 begins every sequence and does not occur again. The others are independent
     and uniform on 1, ..., vocabulary - 1, or with ``distinct`` all different, as 25
-    tokens of a large vocabulary nearly always are. Defaults: Olsson et al. (2022).
-    Raises ValueError unless length, repeats >= 1 and vocabulary >= 2, with ``distinct``
-    vocabulary > length.
+    tokens of a large vocabulary nearly always are. Defaults: Olsson et al. (2022). The
+    vocabulary has 2 tokens or more, with ``distinct`` more than ``length``.
     """
-    _require.positive_int("length", length)
-    _require.positive_int("repeats", repeats)
+    _require.at_least(1, length=length, repeats=repeats)
     least = length + 1 if distinct else 2
-    _require.positive_int("vocabulary", vocabulary, least)
+    _require.at_least(least, vocabulary=vocabulary)
     if distinct:
         once = 1 + jax.random.permutation(key, vocabulary - 1)[:length]
     else:

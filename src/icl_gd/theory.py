@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import minimize
 
 from icl_gd import _require
+from icl_gd._annotations import Numbers, Scalar
 from icl_gd._precision import exact
 from icl_gd.attention import Products
 
@@ -21,19 +22,19 @@ from icl_gd.attention import Products
 class Moments(NamedTuple):
     """Second and fourth moment of one input coordinate."""
 
-    m2: float
-    m4: float
+    m2: Numbers
+    m4: Numbers
 
 
-def uniform_moments(input_range=1.0) -> Moments:
-    """Moments of U(-input_range/2, input_range/2); ValueError unless it is positive."""
-    _require.positive("input_range", input_range)
+def uniform_moments(input_range: Numbers = 1.0) -> Moments:
+    """Moments of U(-input_range/2, input_range/2)."""
+    _require.positive(input_range=input_range)
     return Moments(input_range**2 / 12, input_range**4 / 80)
 
 
-def gaussian_moments(deviation=1.0) -> Moments:
-    """Moments of N(0, deviation^2); ValueError unless the deviation is positive."""
-    _require.positive("deviation", deviation)
+def gaussian_moments(deviation: Numbers = 1.0) -> Moments:
+    """Moments of N(0, deviation^2)."""
+    _require.positive(deviation=deviation)
     return Moments(deviation**2, 3 * deviation**4)
 
 
@@ -50,29 +51,28 @@ def _curvature(n, d, moments):
     return (moments.m4 + (d + n - 2) * moments.m2**2) / n
 
 
-def best_step(n: int, d: int, moments: Moments) -> float:
+def best_step(n: int, d: int, moments: Moments) -> Numbers:
     """The step size that minimises the expected loss after one step from W = 0: m2 / c.
 
     eta* = N m2 / (m4 + (d + N - 2) m2^2), for L(W) = 1/(2N) sum_i ||W x_i - y_i||^2.
-    Raises ValueError unless n, d >= 1 and m4 >= m2^2 > 0.
     """
-    _require.positive_int("n", n)
-    _require.positive_int("d", d)
+    _require.at_least(1, n=n, d=d)
     _require_moments(moments)
     return moments.m2 / _curvature(n, d, moments)
 
 
-def gd_loss(eta, n: int, d: int, moments: Moments, noisy=0):
+def gd_loss(
+    eta: Numbers, n: int, d: int, moments: Moments, noisy: Numbers = 0
+) -> Numbers:
     """Expected loss after one step from W = 0, with ``noisy`` of the N labels N(0, 1).
 
     Without noise 1/2 m2 d (1 - 2 eta m2 + c eta^2). The moments are those of the inputs
     at test time: scaling inputs by r turns them into (r^2 m2, r^4 m4), which makes this
-    a sextic in r. Raises ValueError unless n, d >= 1 and 0 <= noisy <= n.
+    a sextic in r.
     """
-    _require.positive_int("n", n)
-    _require.positive_int("d", d)
-    _require.between("noisy", noisy, 0, n)
-    _require.finite("eta", eta)
+    _require.at_least(1, n=n, d=d)
+    _require.between(0, n, noisy=noisy)
+    _require.finite(eta=eta)
     _require_moments(moments)
     m2, m4 = moments
     clean = n - noisy
@@ -92,15 +92,11 @@ def population_loss(layer: Products, n: int, moments: Moments) -> Float[Array, "
     With p = (p_x, p_y) the last row of PV, Q the x-block of KQ and q its lower left
     row, the prediction is -w^T S M x_q - r^T x_q, with M = p_y Q + p_x q^T odd and r =
     Q^T S p_x + p_y (w^T S w) q even in w, and L = m2/2 (E||I + S M||^2 + E||r||^2), S =
-    sum_i x_i x_i^T. Raises ValueError unless n >= 1 and the products are square
-    matrices of one size.
+    sum_i x_i x_i^T.
     """
-    _require.positive_int("n", n)
-    token = len(layer.kq)
-    _require.shape("layer.kq", layer.kq, (token, token))
-    _require.shape("layer.pv", layer.pv, (token, token))
+    _require.at_least(1, n=n)
     _require_moments(moments)
-    (m2, m4), d = moments, token - 1
+    (m2, m4), d = moments, len(layer.kq) - 1
     p_x, p_y = layer.pv[-1, :d], layer.pv[-1, d]
     q_x, q_y = layer.kq[:d, :d], layer.kq[d, :d]
 
@@ -128,12 +124,8 @@ def odd_map(layer: Products) -> Float[Array, "dim dim"]:
     For one output and a query (x_q, 0) the prediction is -(M^T S w + u)^T x_q, with S =
     sum_i x_i x_i^T and u even in the teacher w; p = (p_x, p_y) is the last row of PV, Q
     the x-block of KQ and q its lower left row. One gradient step from W = 0 has M =
-    -(eta/N) I and u = 0. Raises ValueError unless the products are square matrices of
-    one size.
+    -(eta/N) I and u = 0.
     """
-    token = len(layer.kq)
-    _require.shape("layer.kq", layer.kq, (token, token))
-    _require.shape("layer.pv", layer.pv, (token, token))
     p_x, p_y = layer.pv[-1, :-1], layer.pv[-1, -1]
     return p_y * layer.kq[:-1, :-1] + jnp.outer(p_x, layer.kq[-1, :-1])
 
@@ -144,34 +136,32 @@ def _centred_curvature(n, d, moments):
     return (n - 1) / n**2 * (kurtosis + (d + n) * moments.m2**2)
 
 
-def best_centred_step(n: int, d: int, moments: Moments) -> float:
+def best_centred_step(n: int, d: int, moments: Moments) -> Numbers:
     """The step size that minimises ``centred_loss``.
 
-    N m2 / ((1 - 1/N) (m4 - 3 m2^2) + (d + N) m2^2). Raises ValueError unless n >= 2, d
-    >= 1 and m4 >= m2^2 > 0.
+    N m2 / ((1 - 1/N) (m4 - 3 m2^2) + (d + N) m2^2).
     """
     _require_centred(n, d, moments)
     return (1 - 1 / n) * moments.m2 / _centred_curvature(n, d, moments)
 
 
-def centred_loss(eta, n: int, d: int, moments: Moments):
+def centred_loss(eta: Numbers, n: int, d: int, moments: Moments) -> Numbers:
     """Expected loss after one step from W = 0 on a context less its mean.
 
     The step is on 1/(2N) sum_i ||W (x_i - mean x) - (y_i - mean y)||^2, which is least
     squares with a free intercept; the query is not centred. Without noise 1/2 m2 d (1 -
-    2 eta (1 - 1/N) m2 + c eta^2). Raises ValueError unless n >= 2, d >= 1, m4 >= m2^2 >
-    0 and eta is finite.
+    2 eta (1 - 1/N) m2 + c eta^2). n >= 2.
     """
     _require_centred(n, d, moments)
-    _require.finite("eta", eta)
+    _require.finite(eta=eta)
     slope = (1 - 1 / n) * moments.m2
     bend = _centred_curvature(n, d, moments)
     return 0.5 * moments.m2 * d * (1 - 2 * eta * slope + bend * eta**2)
 
 
 def _require_centred(n, d, moments):
-    _require.positive_int("n", n, least=2)
-    _require.positive_int("d", d)
+    _require.at_least(2, n=n)
+    _require.at_least(1, d=d)
     _require_moments(moments)
 
 
@@ -187,12 +177,6 @@ class Schedule(NamedTuple):
     gamma: Float[Array, " layers"]
 
 
-def _require_schedule(name, schedule):
-    _require.shape(f"{name}.gamma", schedule.gamma, np.shape(schedule.rate))
-    _require.finite(f"{name}.rate", schedule.rate)
-    _require.finite(f"{name}.gamma", schedule.gamma)
-
-
 def unlearned(
     h: Float[Array, "*spectra"], schedule: Schedule
 ) -> Float[Array, "*spectra"]:
@@ -200,11 +184,10 @@ def unlearned(
 
     Layer by layer p <- p (1 - rate h s^2) and s <- s (1 - gamma h s^2), both from 1;
     the prediction is w^T (I - p(S)) x_q. A polynomial in h of degree (3^L - 1)/2, or L
-    without gamma. Raises ValueError unless the schedule is finite and has a gamma for
-    each rate.
+    without gamma.
     """
-    h, schedule = _require.real(h=h, schedule=schedule)
-    _require_schedule("schedule", schedule)
+    _require.finite(rate=schedule.rate, gamma=schedule.gamma)
+    _require.as_wide_as(schedule, h=h)
 
     def layer(carry, step):
         p, s = carry
@@ -222,7 +205,7 @@ def spectral_loss(
     """The expected loss given a context: 1/2 m2 sum_i p(h_i)^2, h the eigenvalues of S.
 
     The averages over the teacher and the query are exact; the mean over contexts is the
-    caller's. Raises ValueError as ``unlearned`` does.
+    caller's.
     """
     _require_moments(moments)
     return 0.5 * moments.m2 * jnp.sum(unlearned(spectrum, schedule) ** 2)
@@ -236,14 +219,13 @@ def best_steps(spectra: Float[Array, "contexts dim"], layers: int) -> Schedule:
     are the Gauss nodes of that measure (eigenvalues of the Jacobi matrix, by Lanczos),
     all positive, so that L steps of sizes 1/zero reach it. In increasing order; any
     order gives the same p. Rounding shows from some tens of layers on, where p is steep
-    at the largest eigenvalues. Raises ValueError unless layers >= 1 and the spectra are
-    finite and hold as many different positive eigenvalues.
+    at the largest eigenvalues. Raises ValueError unless the spectra hold as many
+    different positive eigenvalues.
     """
-    _require.positive_int("layers", layers)
-    _require.concrete("spectra", spectra)
-    spectra = np.asarray(spectra)
-    _require.finite("spectra", spectra)
-    h = np.maximum(spectra.astype(float).ravel(), 0)
+    _require.at_least(1, layers=layers)
+    _require.concrete(spectra=spectra)
+    _require.finite(spectra=spectra)
+    h = np.maximum(np.asarray(spectra, float).ravel(), 0)
     different = np.unique(h[h > 0]).size
     if different < layers:
         raise ValueError(
@@ -259,16 +241,15 @@ def best_steps(spectra: Float[Array, "contexts dim"], layers: int) -> Schedule:
     return Schedule(jnp.asarray(1 / zeros[::-1]), jnp.zeros(layers))
 
 
-def triple_angle(edge, layers: int) -> Schedule:
+def triple_angle(edge: Scalar, layers: int) -> Schedule:
     """Layers that triple an angle: rate_k = gamma_k = 9^(k-1) 4 / (3 edge).
 
     On h = edge sin^2 theta they give p(h) = sin(3^L theta) / (3^L sin theta), the
     polynomial of degree (3^L - 1)/2 with p(0) = 1 for which the largest absolute value
-    of sqrt(h) p(h) on [0, edge] is smallest. Raises ValueError unless layers >= 1 and
-    the edge is positive.
+    of sqrt(h) p(h) on [0, edge] is smallest.
     """
-    _require.positive_int("layers", layers)
-    _require.positive("edge", edge)
+    _require.at_least(1, layers=layers)
+    _require.positive(edge=edge)
     steps = 4 / (3 * edge) * 9.0 ** jnp.arange(layers)
     return Schedule(steps, steps)
 
@@ -286,14 +267,12 @@ def best_schedule(
 
     Rates and gammas are multiplied by factors, one each, or with ``shared`` one for all
     rates and one for all gammas: zeros and (shared) ratios stay as they are. In double
-    precision only: raises ValueError without ``jax_enable_x64``, and unless the spectra
-    and the start are finite, RuntimeError where no minimum is reached.
+    precision only: raises ValueError without ``jax_enable_x64``, and RuntimeError where
+    no minimum is reached.
     """
     _require.double("best_schedule")
-    _require.concrete("spectra and start", (spectra, start))
-    _require.shape("spectra", spectra, (None, None))
-    _require.finite("spectra", spectra)
-    _require_schedule("start", start)
+    _require.concrete(spectra=spectra, start=start)
+    _require.finite(spectra=spectra, rate=start.rate, gamma=start.gamma)
     first = np.asarray(start, float)
 
     def objective(factors):

@@ -21,56 +21,36 @@ from icl_gd.tasks import Task
 class Prompt(NamedTuple):
     """Tokens of one task. Keys and values are read from the context only."""
 
-    context: Float[Array, "context token"]
+    context: Float[Array, "tokens token"]
     query: Float[Array, " token"]
-
-
-def _checked(task):
-    """The task in one dtype; raises unless its shapes agree."""
-    (task,) = _require.real(task=task)
-    _require.shape("task.x", task.x, (None, None))
-    n, d = task.x.shape
-    _require.shape("task.y", task.y, (n, None))
-    _require.shape("task.x_query", task.x_query, (d,))
-    _require.shape("task.y_query", task.y_query, task.y.shape[1:])
-    return task
 
 
 @exact
 def join(task: Task, w0: Float[Array, "outputs dim"] | None = None) -> Prompt:
     """Writes a task as joined tokens; the prediction starts at W0 x_q (0 if None).
 
-    von Oswald et al. (2022), section 2. Raises ValueError if w0 is not of shape (m, d)
-    or not finite.
+    von Oswald et al. (2022), section 2.
     """
-    task = _checked(task)
     if w0 is None:
         y_query = jnp.zeros_like(task.y_query)
     else:
-        (w0,) = _require.real(w0=w0)
-        _require.shape("w0", w0, (task.y_query.shape[0], task.x_query.shape[0]))
-        _require.finite("w0", w0)
+        _require.finite(w0=w0)
         y_query = -w0 @ task.x_query
     context = jnp.concatenate([task.x, task.y], axis=1)
     return Prompt(context, jnp.concatenate([task.x_query, y_query]))
 
 
 def prediction(prompt: Prompt, outputs: int) -> Float[Array, "{outputs}"]:
-    """Reads the prediction: minus the last ``outputs`` entries of the query token.
-
-    Raises ValueError unless 1 <= outputs < token size.
-    """
-    _require.positive_int("outputs", outputs)
-    _require.between("outputs", outputs, 1, prompt.query.shape[0] - 1)
+    """Reads the prediction: minus the last ``outputs`` entries of the query token."""
+    _require.between(1, len(prompt.query) - 1, outputs=outputs)
     return -prompt.query[-outputs:]
 
 
 def pair(x: Inexact[Array, "length dim"]) -> Inexact[Array, "length 2*dim"]:
     """Joins every x_t to the one before: e_t = (x_t, x_{t-1}), with x_0 = 0.
 
-    Zheng et al. (2024), section 3. Raises ValueError unless x is a matrix.
+    Zheng et al. (2024), section 3.
     """
-    _require.shape("x", x, (None, None))
     before = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
     return jnp.concatenate([x, before], axis=1)
 
@@ -79,10 +59,9 @@ def positions(length: int, channels: int) -> Float[Array, "{length} {channels}"]
     """sin(w_k p) and cos(w_k p) in turn, w_k = 10000^(-2k / channels), p = 0, 1, ...
 
     The usual encoding of positions, as in the code published with von Oswald et al.
-    (2022). Raises ValueError unless length >= 1 and channels is even and positive.
+    (2022). The number of channels is even.
     """
-    _require.positive_int("length", length)
-    _require.positive_int("channels", channels)
+    _require.at_least(1, length=length, channels=channels)
     if channels % 2:
         raise ValueError(f"channels must be even, got {channels}")
     rates = 10_000.0 ** (-jnp.arange(0, channels, 2) / channels)
@@ -101,10 +80,8 @@ def _in_turn(
 def separate(task: Task, channels: int = 10) -> Prompt:
     """Tokens (p, x_j, 0) and (p, 0, y_j) in turn, and the query (p, x_q, 0).
 
-    p is the encoding of the token's position, with ``channels`` entries. Raises
-    ValueError as ``positions`` does.
+    p is the encoding of the token's position, with ``channels`` entries.
     """
-    task = _checked(task)
     d, outputs = task.x.shape[1], task.y.shape[1]
     x = jnp.pad(jnp.vstack([task.x, task.x_query]), ((0, 0), (0, outputs)))
     tokens = _in_turn(x, jnp.pad(task.y, ((0, 0), (d, 0))))
@@ -118,12 +95,10 @@ def separate_published(task: Task, channels: int = 10) -> Prompt:
 
     As in the code published with von Oswald et al. (2022): a label shares the last
     entries of the inputs, and ``prediction`` reads the last entries of p, which do not
-    start at 0. Raises ValueError as ``positions`` does, and unless there are at most as
-    many outputs as inputs.
+    start at 0. So there are at most as many outputs as entries of an input.
     """
-    task = _checked(task)
     d, outputs = task.x.shape[1], task.y.shape[1]
-    _require.between("outputs", outputs, 1, d)
+    _require.between(1, d, outputs=outputs)
     labels = jnp.pad(task.y, ((0, 0), (d - outputs, 0)))
     tokens = _in_turn(jnp.vstack([task.x, task.x_query]), labels)
     encoding = positions(len(tokens), channels).astype(tokens.dtype)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Inexact, Int, Key, PyTree
 
 from icl_gd import _require
+from icl_gd._annotations import Scalar
 from icl_gd.attention import Attention, Features
 from icl_gd.induction import Heads, Transformer
 
@@ -28,32 +29,31 @@ class Fit(NamedTuple):
     params: Any
     losses: Float[Array, "seeds steps"]
     at: Int[Array, " points"]
-    measured: dict[str, Array]
+    measured: dict[str, Any]
     state: Any
 
 
-def initialise(key: Key[Array, ""], token: int, scale=0.002) -> Attention:
+def initialise(key: Key[Array, ""], token: int, scale: Scalar = 0.002) -> Attention:
     """Draws the four (token, token) weights: truncated normal, variance scale / fan-in.
 
     The code published with von Oswald et al. (2022) has scale = 0.002 / (number of
-    layers). Raises ValueError unless token >= 1 and scale is positive.
+    layers).
     """
-    _require.positive_int("token", token)
-    _require.positive("scale", scale)
+    _require.at_least(1, token=token)
+    _require.positive(scale=scale)
     draw = jax.nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
     return Attention(*(draw(k, (token, token)) for k in jax.random.split(key, 4)))
 
 
 def initialise_features(
-    key: Key[Array, ""], token: int, width: int, scale=0.002
+    key: Key[Array, ""], token: int, width: int, scale: Scalar = 0.002
 ) -> Features:
     """Draws the weights of ``attention.features``, 4 width hidden units, biases 0.
 
-    Distribution and errors as for ``initialise``.
+    Distribution as for ``initialise``.
     """
-    for name, size in (("token", token), ("width", width)):
-        _require.positive_int(name, size)
-    _require.positive("scale", scale)
+    _require.at_least(1, token=token, width=width)
+    _require.positive(scale=scale)
     draw = jax.nn.initializers.variance_scaling(
         scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
     )
@@ -74,12 +74,10 @@ def initialise_transformer(
     """Draws the weights of ``induction.forward``: normal, of variance 1 / fan-in.
 
     Heads have size width / heads. The embedding has unit variance, biases start at 0,
-    and smeared keys halfway between a position and the one before it. Raises ValueError
-    unless the numbers are at least 1 and heads divide the width.
+    and smeared keys halfway between a position and the one before it.
     """
-    sizes = {"vocabulary": vocabulary, "reach": reach, "layers": layers, "heads": heads}
-    for name, number in {**sizes, "width": width}.items():
-        _require.positive_int(name, number)
+    _require.at_least(1, vocabulary=vocabulary, reach=reach)
+    _require.at_least(1, layers=layers, heads=heads, width=width)
     if width % heads:
         raise ValueError(f"heads must divide width = {width}, got {heads}")
     draw = lambda key, *shape: jax.random.normal(key, shape) / shape[-1] ** 0.5
@@ -102,14 +100,15 @@ def _weak(number):
     return number if isinstance(number, jax.core.Tracer) else float(number)
 
 
-def clipped_adam(learning_rate=1e-3, clip=1e-3) -> optax.GradientTransformation:
+def clipped_adam(
+    learning_rate: Scalar = 1e-3, clip: Scalar = 1e-3
+) -> optax.GradientTransformation:
     """Adam (b1 = 0.9, b2 = 0.98) on gradients clipped to global norm ``clip``.
 
     The code published with von Oswald et al. (2022) uses AdamW with weight decay 0,
-    which is Adam. Raises ValueError unless both arguments are positive.
+    which is Adam.
     """
-    _require.positive("learning_rate", learning_rate)
-    _require.positive("clip", clip)
+    _require.positive(learning_rate=learning_rate, clip=clip)
     clip, learning_rate = map(_weak, (clip, learning_rate))
     return optax.chain(
         optax.clip_by_global_norm(clip), optax.adam(learning_rate, b1=0.9, b2=0.98)
@@ -122,10 +121,9 @@ def accumulated(
     """The mean of ``loss(params, key)`` over ``parts`` keys split from a key.
 
     Its gradient is taken part by part with the value, and scaled afterwards: a part is
-    drawn, used and forgotten, so that on a CPU it can stay in the cache. Raises
-    ValueError unless parts >= 1.
+    drawn, used and forgotten, so that on a CPU it can stay in the cache.
     """
-    _require.positive_int("parts", parts)
+    _require.at_least(1, parts=parts)
 
     def over_parts(f, key):
         each = jax.lax.map(f, jax.random.split(key, parts))
@@ -178,14 +176,6 @@ def _where_they_lie(run, params, shared):
     return jax.jit(shares)
 
 
-def _require_seeds(params, key):
-    """Raises unless the seeds share one key or each has its own."""
-    _require.key("key", key)
-    _require.inexact("params", params)
-    seeds = _require.leading("params", params, "seeds")
-    _require.shape("key", key, (seeds,) if key.ndim else ())
-
-
 def _of_steps(key, steps):
     """A key for each step, in front of the axis of seeds."""
     split = partial(jax.random.split, num=steps)
@@ -194,12 +184,12 @@ def _of_steps(key, steps):
 
 def fit(
     loss: Callable[[Any, Key[Array, ""]], Float[Array, ""]],
-    params: Any,
-    key: Key[Array, "*seeds"],
+    params: PyTree[Inexact[Array, "seeds ..."]],
+    key: Key[Array, ""] | Key[Array, " seeds"],
     optimiser: optax.GradientTransformation,
     steps: int,
     every: int = 100,
-    measures: Mapping[str, Callable[[Any], Array]] | None = None,
+    measures: Mapping[str, Callable[[Any], Any]] | None = None,
     state: Any = None,
 ) -> Fit:
     """Minimises ``loss(params, key)`` for a batch of seeds, in one scan over the steps.
@@ -215,16 +205,12 @@ def fit(
     their axis, and keys of their own likewise, each device trains its share (README).
 
     Random bits come from JAX's sequential Threefry layout, which on a CPU is several
-    times faster than the partitionable default and gives other numbers. Raises
-    ValueError unless ``every`` divides ``steps`` and the parameters have an axis of
-    seeds (and of keys, if there are several), TypeError for a key not made by
-    ``jax.random.key`` and for parameters that are no floating-point numbers.
+    times faster than the partitionable default and gives other numbers. ``every``
+    divides ``steps``.
     """
-    _require.positive_int("steps", steps)
-    _require.positive_int("every", every)
+    _require.at_least(1, steps=steps, every=every)
     if steps % every:
         raise ValueError(f"every must divide steps = {steps}, got {every}")
-    _require_seeds(params, key)
     shared, measures = key.ndim == 0, dict(measures or {})
     update = _update_of(loss, optimiser, shared)
 

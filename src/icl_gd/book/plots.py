@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Array, Real
 from matplotlib.axes import Axes
 
 from icl_gd import _require
@@ -80,25 +81,28 @@ class Source(NamedTuple):
 
 
 def source(function: Callable) -> Source:
-    """A function's source as a page shows it, without marks for mutants."""
+    """A function's source without checks of values and marks for mutants."""
     text = inspect.getsource(function).rstrip()
-    return Source(re.sub(r"  # (mutant|\d+ mutants): .*", "", text))
+    text = re.sub(r"  # (mutant|\d+ mutants): .*", "", text)
+    return Source(re.sub(r"\n +_require\.\w+\(.*\)(?=\n)", "", text))
 
 
-def band(ax: Axes, x, values, role: str, label: str) -> Axes:
-    """Draws a curve in its role's style; of (seeds, points) values, mean and range.
+def band(
+    ax: Axes,
+    x: Real[Array, " points"],
+    values: Real[Array, "*seeds points"],
+    role: str,
+    label: str,
+) -> Axes:
+    """Draws a curve in its role's style; of several seeds, mean and range.
 
     Gradient descent is broad and pale, so that a curve which coincides with it leaves
     it visible.
-
-    Raises ValueError for an unknown role, or values that do not fit x or are not
-    finite.
     """
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    x, values = np.asarray(x), np.atleast_2d(np.asarray(values, float))
-    _require.shape("values", values, (None, len(x)))
-    _require.finite("values", values)
+    _require.finite(values=values)
+    values = np.atleast_2d(values)
     if len(values) > 1:
         label = f"{label} ({len(values)} seeds)"
         ax.fill_between(
@@ -113,16 +117,20 @@ def band(ax: Axes, x, values, role: str, label: str) -> Axes:
     return ax
 
 
-def weights(ax: Axes, matrix, split: int, limit: float, title: str) -> Axes:
+def weights(
+    ax: Axes,
+    matrix: Real[Array, "rows columns"],
+    split: int,
+    limit: float,
+    title: str,
+) -> Axes:
     """Draws a weight matrix, zero in white, +-limit in full colour, ruled at ``split``.
 
     Rows are outputs and columns inputs; the rule separates the x-block from the
-    y-block. Raises ValueError unless the matrix is two-dimensional and finite and limit
-    is positive.
+    y-block.
     """
-    _require.shape("matrix", matrix, (None, None))
-    _require.finite("matrix", matrix)
-    _require.positive("limit", limit)
+    _require.finite(matrix=matrix)
+    _require.positive(limit=limit)
     ax.imshow(np.asarray(matrix), cmap="RdBu_r", vmin=-limit, vmax=limit)
     for rule in (ax.axhline, ax.axvline):
         rule(split - 0.5, color="#222222", linewidth=0.8)
@@ -143,14 +151,17 @@ def scale_bar(figure, axes, limit: float) -> None:
         bar.ax.set_ylim(0, limit)
 
 
-def attention_map(ax: Axes, pattern, tokens: str, title: str) -> Axes:
+def attention_map(
+    ax: Axes,
+    pattern: Real[Array, "{len(tokens)} {len(tokens)}"],
+    tokens: str,
+    title: str,
+) -> Axes:
     """Draws who looks where: rows attend to columns, from 0 (white) to 1 (dark).
 
-    ``tokens`` names the positions, one character each. Raises ValueError unless the
-    pattern is square, finite and of their number.
+    ``tokens`` names the positions, one character each.
     """
-    _require.shape("pattern", pattern, (len(tokens), len(tokens)))
-    _require.finite("pattern", pattern)
+    _require.finite(pattern=pattern)
     ax.imshow(np.asarray(pattern), cmap="Blues", vmin=0, vmax=1)
     at = range(len(tokens))
     ax.set(title=title, xlabel="attended to", ylabel="position that looks")

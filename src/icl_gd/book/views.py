@@ -5,13 +5,15 @@ script, on light and dark pages and at a phone's width.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Real
 
 from icl_gd import _require
+from icl_gd._annotations import Scalar
 
 
 class View(NamedTuple):
@@ -131,21 +133,22 @@ def _thousandths(patterns) -> str:
 
 
 def attention_view(
-    name: str, tokens: Sequence[str], patterns, heads: Sequence[str], at: int
+    name: str,
+    tokens: Sequence[str],
+    patterns: Real[Array, "{len(heads)} {len(tokens)} {len(tokens)}"],
+    heads: Sequence[str],
+    at: int,
 ) -> View:
     """Attention to be explored: where each head looks from a token, with what share.
 
     Hover, tap or the arrow keys choose a token, at first the one at position ``at``,
-    and one of the ``heads``, whose causal ``patterns`` are of shape (heads, tokens,
-    tokens). The HTML needs no network, and before its script runs it shows the first
-    head from token ``at``. ``name`` (letters and hyphens) is its own on a page. Raises
-    ValueError for another name, if shapes differ, if attention is not between 0 and 1,
-    and if there is no token ``at``.
+    and one of the ``heads``, whose ``patterns`` are causal. The HTML needs no network,
+    and before its script runs it shows the first head from token ``at``. ``name``
+    (letters and hyphens) is its own on a page.
     """
     if not name.replace("-", "").isalpha():
         raise ValueError(f"name must be letters and hyphens, got {name!r}")
-    _require.shape("patterns", patterns, (len(heads), len(tokens), len(tokens)))
-    _require.between("at", at, 0, len(tokens) - 1)
+    _require.between(0, len(tokens) - 1, at=at)
     patterns = _causal(patterns)
     choices, said, button = _first_seen(name, tokens, patterns[:, at], heads, at)
     data = json.dumps([name, _thousandths(patterns), int(at)])
@@ -165,7 +168,7 @@ def _causal(patterns):
     """Attention in thousandths; raises unless it is causal and between 0 and 1."""
     patterns = np.rint(1000 * np.asarray(patterns, float)) / 1000
     for extreme in (patterns.min(), patterns.max()):
-        _require.between("attention", extreme, 0, 1)
+        _require.between(0, 1, attention=extreme)
     if np.triu(patterns, 1).any():
         raise ValueError("patterns must be causal, got attention to later tokens")
     return patterns
@@ -193,19 +196,20 @@ def _first_seen(name, tokens, shares, heads, at):
     return choices, said, button
 
 
-def coloured_text(tokens: Sequence[str], panels: dict, limit) -> View:
+def coloured_text(
+    tokens: Sequence[str],
+    panels: Mapping[str, Real[Array, "{len(tokens)}"]],
+    limit: Scalar,
+) -> View:
     """A text once for each title in ``panels``, its tokens coloured by their values.
 
     ``panels`` maps titles to one number a token; 0 has no colour, ``limit`` and more
-    the full one. Hovering a token shows its number. Raises ValueError unless each panel
-    has a finite number for each token and limit is positive.
+    the full one. Hovering a token shows its number.
     """
-    _require.positive("limit", limit)
+    _require.positive(limit=limit)
     parts = []
     for title, values in panels.items():
-        values = np.asarray(values)
-        _require.shape(f"panels[{title!r}]", values, (len(tokens),))
-        _require.finite(f"panels[{title!r}]", values)
+        _require.finite(**{f"panels[{title!r}]": values})
         shade = (np.asarray(values) / limit).clip(0, 1)
         span = lambda j, sign, values=values, shade=shade: (
             f'<span data-t style="--a:{shade[j]:.2f}" title="{values[j]:.2f}">'
