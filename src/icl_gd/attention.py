@@ -85,6 +85,16 @@ def softmax_attention(layer: Products, prompt: Prompt) -> Prompt:
     return jax.tree.map(lambda e: e + update(e), prompt)
 
 
+def softmax_then_linear(layers: Sequence[Products], prompt: Prompt) -> Prompt:
+    """Two layers: ``softmax_attention``, and ``linear_attention`` after it.
+
+    On separate tokens the first can copy each label to its input, which takes a
+    softmax, so that the second can descend. von Oswald et al. (2022).
+    """
+    first, second = layers
+    return linear_attention(second, softmax_attention(first, prompt))
+
+
 def multi_head(attend: Attend, heads: Products, prompt: Prompt) -> Prompt:
     """Adds to every token what each head would add to it: e + sum_h (attend_h(e) - e).
 
