@@ -17,17 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import timing
-from published import BATCH, D, N, plain_draw
+from published import BATCH, D, N, draw, plain_draw, plain_error, plain_layer, plain_loop
 
-from icl_gd import attention, constructions, fast, measures, tasks, theory, training
+from icl_gd import attention, constructions, fast, measures, theory, training
 from icl_gd.book import setup
 
 EVERY, PARTS = 100, 8
-
-
-def draw(key, count):
-    """A batch of tasks."""
-    return tasks.batch(lambda k: tasks.regression(k, N, D), key, count)
 
 
 EVALUATION = draw(jax.random.key(0), 10_000)
@@ -87,45 +82,21 @@ class Setting:
         keys = jax.random.split(jax.random.key(2), 1)
         return training.fit(self.loss, start, keys, self.optimiser, steps, EVERY, self.watch())
 
+    def plain_loss(self, p, batch):
+        """The layers one after another, as published."""
+        tokens, target = batch
+        for layer in self.stack(p):
+            tokens = plain_layer(layer, tokens)
+            if self.clip is not None:
+                tokens = jnp.clip(tokens, -self.clip, self.clip)
+        return plain_error(tokens, target)
+
     def plain(self):
         """The published loop; returns the function that runs it."""
-
-        def loss(p, batch):
-            tokens, target = batch
-            for layer in self.stack(p):
-                tokens = plain_layer(layer, tokens)
-                if self.clip is not None:
-                    tokens = jnp.clip(tokens, -self.clip, self.clip)
-            return 0.5 * jnp.mean((-tokens[:, -1, -1] - target) ** 2)
-
-        @jax.jit
-        def update(p, state, batch):
-            value, grads = jax.value_and_grad(loss)(p, batch)
-            updates, state = self.optimiser.update(grads, state, p)
-            return optax.apply_updates(p, updates), state, value
-
-        evaluate = {name: jax.jit(f) for name, f in self.watch().items()}
-
-        def run(steps):
-            p, key, history = self.start(), jax.random.key(2), []
-            state = self.optimiser.init(p)
-            for step in range(steps):
-                key, key_batch = jax.random.split(key)
-                p, state, value = update(p, state, plain_draw(key_batch))
-                if step % EVERY == 0:
-                    history.append([float(value), *(f(p) for f in evaluate.values())])
-            return p, history
-
-        return run
-
-
-def plain_layer(p, tokens):
-    """Linear attention of all tokens to all but the last, batch first, one head."""
-    queries, keys = tokens @ p.query.T, tokens[:, :-1] @ p.key.T
-    values = tokens[:, :-1] @ p.value.T
-    scores = jnp.einsum("bthd,bThd->bhtT", queries[:, :, None], keys[:, :, None])
-    mixed = jnp.einsum("bhtT,bThd->bthd", scores, values[:, :, None])
-    return tokens + mixed[:, :, 0] @ p.project.T
+        evaluate = map(jax.jit, self.watch().values())
+        return plain_loop(
+            self.plain_loss, self.optimiser, plain_draw, self.start, [*evaluate], EVERY
+        )
 
 
 # The step sizes of GD++: from the spectrum, and by the published fit.
@@ -148,28 +119,15 @@ def optimum(layers, shared):
 def published_fit(layers, shared):
     """The same step sizes by Adam on sampled tasks, through the layers; a Python loop."""
     size = 1 if shared else layers
-    optimiser = optax.adam(1e-3)
 
-    def loss(schedule, key):
+    def loss(schedule, batch):
         each = [constructions.gd_plus_plus(*row, D) for row in zip(*schedule, strict=True)]
         model = lambda task: attention.predict(each * (layers // size), task, clip=10.0)
-        return measures.mean_loss(model, draw(key, 512))
+        return measures.mean_loss(model, batch)
 
-    @jax.jit
-    def update(schedule, state, key):
-        grads = jax.grad(loss)(schedule, key)
-        updates, state = optimiser.update(grads, state)
-        return optax.apply_updates(schedule, updates), state
-
-    def run(steps):
-        schedule, key = (jnp.full(size, 0.5), jnp.full(size, 0.1)), jax.random.key(2)
-        state = optimiser.init(schedule)
-        for _ in range(steps):
-            key, key_batch = jax.random.split(key)
-            schedule, state = update(schedule, state, key_batch)
-        return schedule
-
-    return run
+    fresh = jax.jit(lambda key: draw(key, 512))
+    start = lambda: (jnp.full(size, 0.5), jnp.full(size, 0.1))
+    return plain_loop(loss, optax.adam(1e-3), fresh, start, every=EVERY)
 
 
 def main():

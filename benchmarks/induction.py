@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import timing
+from published import plain_loop
 
 from icl_gd import corpus, measures, tasks, training
 
@@ -28,16 +29,9 @@ OPTIMISER = training.clipped_adam(5e-3, 1.0)
 TOKENS = BATCH * (LENGTH - 1)  # that are predicted in a step
 
 
-def repeats(key):
-    """Token 0, and random tokens that repeat with a random period."""
-    key_fresh, key_period = jax.random.split(key)
-    fresh = jax.random.randint(key_fresh, (LENGTH - 1,), 1, VOCABULARY)
-    return jnp.concatenate([jnp.zeros(1, fresh.dtype), corpus.tiled(key_period, fresh)])
-
-
 def draw(key):
-    """A batch of sequences."""
-    return tasks.batch(repeats, key, BATCH)
+    """A batch of sequences: token 0, and random tokens that repeat with a random period."""
+    return tasks.batch(lambda key: corpus.random_repeats(key, VOCABULARY, LENGTH), key, BATCH)
 
 
 def start(seeds):
@@ -51,7 +45,7 @@ def start(seeds):
 
 def mean_loss(model, key):
     """On a fresh batch."""
-    return jnp.mean(jax.vmap(measures.token_losses, (None, 0))(model, draw(key)))
+    return jnp.mean(measures.mean_token_losses(model, draw(key)))
 
 
 def ours(steps, seeds=1):
@@ -80,32 +74,22 @@ def plain_losses(model, sequence):
     return optax.softmax_cross_entropy_with_integer_labels(logits, sequence[1:])
 
 
-@jax.jit
-def plain_update(model, state, sequences):
-    """One step of the optimiser."""
-    mean = lambda model: jnp.mean(jax.vmap(plain_losses, (None, 0))(model, sequences))
-    loss, grads = jax.value_and_grad(mean)(model)
-    updates, state = OPTIMISER.update(grads, state, model)
-    return optax.apply_updates(model, updates), state, loss
+def plain_loss(model, sequences):
+    """The mean over a batch."""
+    return jnp.mean(jax.vmap(plain_losses, (None, 0))(model, sequences))
 
 
-plain_draw = jax.jit(draw)
+def first():
+    """The weights of one seed at the start."""
+    return jax.tree.map(lambda w: w[0], start(1))
 
 
-def plain(steps):
-    """The loop in Python."""
-    model = jax.tree.map(lambda w: w[0], start(1))
-    state, key, history = OPTIMISER.init(model), jax.random.key(2), []
-    for _ in range(steps):
-        key, key_batch = jax.random.split(key)
-        model, state, loss = plain_update(model, state, plain_draw(key_batch))
-        history.append(float(loss))
-    return model
+plain = plain_loop(plain_loss, OPTIMISER, jax.jit(draw), first)
 
 
 def agree():
     """Both versions give the same losses, or there is nothing to compare."""
-    model = jax.tree.map(lambda w: w[0], start(1))
+    model = first()
     sequences = draw(jax.random.key(3))
     pair = [jax.vmap(f, (None, 0))(model, sequences) for f in (plain_losses, measures.token_losses)]
     assert jnp.allclose(*pair, rtol=1e-4, atol=1e-4)
@@ -116,7 +100,7 @@ def agree():
 
 def gradients(rounds=20, calls=20):
     """Milliseconds of a loss with its gradient on one batch, plain and ours: the median of both."""
-    model, sequences = jax.tree.map(lambda w: w[0], start(1)), draw(jax.random.key(3))
+    model, sequences = first(), draw(jax.random.key(3))
     times = {}
     for name, losses in {"plain": plain_losses, "ours": measures.token_losses}.items():
         mean = lambda m, s, losses=losses: jnp.mean(jax.vmap(losses, (None, 0))(m, s))

@@ -12,11 +12,10 @@ benchmarks/results/ with its provenance.
 
 import jax
 import jax.numpy as jnp
-import optax
 import timing
-from published import BATCH, D, N, plain_draw
+from published import BATCH, D, N, draw, plain_draw, plain_error, plain_layer, plain_loop
 
-from icl_gd import attention, constructions, measures, tasks, theory, training
+from icl_gd import attention, constructions, measures, theory, training
 
 EVERY, RUN = 100, 5000
 MOMENTS = theory.uniform_moments()
@@ -25,11 +24,6 @@ OPTIMISER = training.clipped_adam()
 
 
 # Ours.
-
-
-def draw(key, count):
-    """A batch of tasks."""
-    return tasks.batch(lambda k: tasks.regression(k, N, D), key, count)
 
 
 def model(layer):
@@ -85,45 +79,17 @@ def exact(steps):
 # Plain.
 
 
-def plain_layer(p, tokens):
-    """Linear attention of all tokens to all but the last, batch first."""
-    queries, keys = tokens @ p.query.T, tokens[:, :-1] @ p.key.T
-    values = tokens[:, :-1] @ p.value.T
-    scores = jnp.einsum("btd,bTd->btT", queries, keys)
-    return tokens + jnp.einsum("btT,bTd->btd", scores, values) @ p.project.T
-
-
 def plain_loss(p, batch):
     """Half the mean squared error at the last token."""
     tokens, target = batch
-    return 0.5 * jnp.mean((-plain_layer(p, tokens)[:, -1, -1] - target) ** 2)
+    return plain_error(plain_layer(p, tokens), target)
 
 
 plain_evaluate = {name: jax.jit(f) for name, f in HALFWAY.items()}
-
-
-@jax.jit
-def plain_update(p, state, batch):
-    """One update of the published optimiser."""
-    loss, grads = jax.value_and_grad(plain_loss)(p, batch)
-    updates, state = OPTIMISER.update(grads, state, p)
-    return optax.apply_updates(p, updates), state, loss
-
-
-def plain(steps):
-    """The loop in Python."""
-    p = jax.tree.map(lambda w: w[0], start(1))
-    state, key, history = OPTIMISER.init(p), jax.random.key(2), []
-    for step in range(steps):
-        key, key_batch = jax.random.split(key)
-        p, state, loss = plain_update(p, state, plain_draw(key_batch))
-        if step % EVERY == 0:
-            history.append(
-                [float(loss)]
-                + [jax.tree.map(float, plain_evaluate[m](p)) for m in plain_evaluate]
-                + [jax.tree.map(float, plain_evaluate["alignment"](p))]
-            )
-    return p
+plain = plain_loop(
+    plain_loss, OPTIMISER, plain_draw, lambda: jax.tree.map(lambda w: w[0], start(1)),
+    [*plain_evaluate.values(), plain_evaluate["alignment"]], EVERY,
+)  # fmt: skip
 
 
 def main():

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import timing
+from published import plain_error, plain_layer, plain_loop
 
 from icl_gd import attention, fast, measures, tasks, tokens, training
 
@@ -25,11 +26,7 @@ OPTIMISER = optax.chain(
 
 def start():
     """The weights at the start."""
-    key_features, key_layer = jax.random.split(jax.random.key(1))
-    return {
-        "features": training.initialise_features(key_features, 2, WIDTH),
-        "layer": training.initialise(key_layer, WIDTH),
-    }
+    return training.initialise_block(jax.random.key(1), 2, WIDTH)
 
 
 # Ours.
@@ -84,49 +81,24 @@ plain_draw = jax.jit(lambda key: tasks.batch(plain_task, key, BATCH))
 
 
 def plain_loss(weights, batch):
-    """Half the mean squared error at the last token, batch first, one head."""
+    """Half the mean squared error at the last token, batch first."""
     tokens, target = batch
-    f, p = weights["features"], weights["layer"]
+    f = weights["features"]
     e = tokens @ f.embed.T
     e = e + jax.nn.gelu(e @ f.hidden.T + f.hidden_bias) @ f.out.T + f.out_bias
-    queries, keys = e @ p.query.T, e[:, :-1] @ p.key.T
-    values = e[:, :-1] @ p.value.T
-    scores = jnp.einsum("bthd,bThd->bhtT", queries[:, :, None], keys[:, :, None])
-    mixed = jnp.einsum("bhtT,bThd->bthd", scores, values[:, :, None])
-    after = e + mixed[:, :, 0] @ p.project.T
-    return 0.5 * jnp.mean((-after[:, -1, -1] - target) ** 2)
-
-
-@jax.jit
-def plain_update(weights, state, batch):
-    """One update of the published optimiser."""
-    loss, grads = jax.value_and_grad(plain_loss)(weights, batch)
-    updates, state = OPTIMISER.update(grads, state, weights)
-    return optax.apply_updates(weights, updates), state, loss
+    return plain_error(plain_layer(weights["layer"], e), target)
 
 
 @jax.jit
 def plain_evaluate(weights):
     """What is measured every 1000 steps, token by token."""
-
-    def label(task):
-        embed = partial(attention.features, weights["features"])
-        prompt = jax.tree.map(embed, tokens.join(task))
-        return tokens.prediction(attention.linear_attention(weights["layer"], prompt), 1)
-
-    return measures.mean_loss(label, EVALUATION)
+    layer = attention.products(weights["layer"])
+    embed = partial(attention.features, weights["features"])
+    through = lambda prompt: attention.linear_attention(layer, jax.tree.map(embed, prompt))
+    return measures.mean_loss(tokens.reader(through), EVALUATION)
 
 
-def plain(steps):
-    """The loop in Python."""
-    weights, key, history = start(), jax.random.key(2), []
-    state = OPTIMISER.init(weights)
-    for step in range(steps):
-        key, key_batch = jax.random.split(key)
-        weights, state, loss = plain_update(weights, state, plain_draw(key_batch))
-        if step % EVERY == 0:
-            history.append((float(loss), float(plain_evaluate(weights))))
-    return weights
+plain = plain_loop(plain_loss, OPTIMISER, plain_draw, start, [plain_evaluate], EVERY)
 
 
 def main():

@@ -141,6 +141,14 @@ def test_softmax_layer_is_the_double_loop(n, token):
     np.testing.assert_allclose(after.query, expected[1], rtol=1e-11)
 
 
+def test_softmax_comes_before_the_linear_layer():
+    context, query, layers = a_matrix(1, 3, 4), a_matrix(2, 4), [a_layer(3, 4), a_layer(4, 4)]
+    after = jax.jit(attention.softmax_then_linear)(layers, tokens.Prompt(context, query))
+    expected = attend(layers[1], *attend_softmax(layers[0], *in_numpy((context, query))))
+    np.testing.assert_allclose(after.context, expected[0], rtol=1e-10)
+    np.testing.assert_allclose(after.query, expected[1], rtol=1e-10)
+
+
 @pytest.mark.parametrize("kind", ["linear", "softmax"])
 def test_heads_add_up(kind):
     context, query, pair = a_matrix(1, 3, 4), a_matrix(2, 4), a_pair(3, 4)

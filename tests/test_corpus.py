@@ -140,5 +140,72 @@ def test_tiled_repeats_the_beginning():
     assert abs(counts - 400).max() < 5 * 20
 
 
+def test_library_is_encoded_as_one_text_each():
+    parts = {"a": b"abab", "b": b"ab" * 600_000}, {"c": b"xab", "d": b"ab"}
+    found = corpus.encoded(corpus.Library(*parts), 2)
+    np.testing.assert_array_equal(found.pairs, [[97, 98], [256, 256]])
+    np.testing.assert_array_equal(found.held_out, [120, 256, 10, 256])
+    np.testing.assert_array_equal(found.training, [257, 10, *[257] * 300_000])
+
+
+def test_pairs_are_those_of_the_first_million_bytes():
+    text = b"ab" * 500_000 + b"cd" * 600_000
+    assert corpus.encoded(corpus.Library({"a": text}, {}), 1).pairs.tolist() == [[97, 98]]
+
+
+def test_windows_lie_one_after_another():
+    text = np.arange(100, 111)
+    expected = [[0, 100, 101, 102, 103, 104], [0, 105, 106, 107, 108, 109]]
+    np.testing.assert_array_equal(corpus.in_windows(text, 6), expected)
+    np.testing.assert_array_equal(corpus.in_windows(text, 2)[:, 1], text)
+    with pytest.raises(ValueError, match="length must be at least 2, got 1"):
+        corpus.in_windows(text, 1)
+
+
+def periods(sequences):
+    """What every sequence, less its first token, repeats with; its length if with nothing."""
+    _, n = np.shape(sequences)
+    for first, *rest in np.asarray(sequences):
+        assert first == 0
+        same = (p for p in range(1, n) if all(a == b for a, b in zip(rest, rest[p:], strict=False)))
+        yield next(same)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_windows_is_tiled(share):
+    text, keys = jnp.arange(100, 130), jax.random.split(jax.random.key(2), 500)
+    drawn = np.asarray(jax.vmap(lambda key: corpus.mixed(key, text, 13, share))(keys))
+    assert drawn.shape == (500, 13) and len(np.unique(drawn[:, 1])) == 19
+    repeats = np.array([*periods(drawn)])
+    np.testing.assert_array_equal(np.unique(repeats[repeats < 12]), [3, 4, 5, 6] if share else [])
+    assert abs(np.mean(repeats < 12) - share) <= 4 * (share * (1 - share) / 500) ** 0.5
+    steps = np.diff(drawn[:, 1:4], axis=1)
+    np.testing.assert_array_equal(steps[repeats > 3], 1)
+
+
+def test_random_repeats_are_uniform_and_repeat():
+    keys = jax.random.split(jax.random.key(3), 1000)
+    drawn = np.asarray(jax.vmap(lambda key: corpus.random_repeats(key, 50, 17))(keys))
+    assert drawn.shape == (1000, 17)
+    found, counts = np.unique(list(periods(drawn)), return_counts=True)
+    np.testing.assert_array_equal(found, np.arange(4, 9))
+    assert abs(counts - 200).max() < 5 * 200**0.5
+    tokens, counts = np.unique(drawn[:, 1:5], return_counts=True)
+    np.testing.assert_array_equal(tokens, np.arange(1, 50))
+    assert abs(counts - 4000 / 49).max() < 5 * (4000 / 49) ** 0.5
+
+
+def test_random_repeats_may_be_as_short_as_a_period():
+    assert corpus.random_repeats(jax.random.key(0), 2, 5).tolist() == [0, 1, 1, 1, 1]
+
+
+def test_repeated_pairs_stand_for_pairs():
+    keys = jax.random.split(jax.random.key(4), 100)
+    drawn = np.asarray(jax.vmap(lambda key: corpus.repeated_pairs(key, 3))(keys))
+    np.testing.assert_array_equal(drawn[:, 0], 0)
+    np.testing.assert_array_equal(np.unique(drawn[:, 1:]), [256, 257, 258])
+    np.testing.assert_array_equal(drawn[:, 1:], np.tile(drawn[:, 1:26], 4))
+
+
 def test_a_pair_may_hold_byte_zero():
     assert corpus.spellings(np.array([[0, 97], [256, 0]]))[256:] == [b"\x00a", b"\x00a\x00"]

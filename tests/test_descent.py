@@ -62,6 +62,19 @@ def test_every_iterate_is_that_of_the_loop(size, seed, eta, steps):
         w = w - eta * loop_gradient(w, task.x, task.y)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("start", [None, a_matrix(1, 2, 3)])
+def test_prediction_is_that_of_the_loops_last_matrix(steps, start):
+    task = a_task(0, 4, 3, 2)
+    w = np.zeros((2, 3)) if start is None else np.array(start)
+    for _ in range(steps):
+        w = w - 0.3 * loop_gradient(w, task.x, task.y)
+    found = descent.predict(task, 0.3, steps, start)
+    np.testing.assert_allclose(found, w @ in_numpy(task.x_query), rtol=1e-12)
+    if steps == 1 and start is None:
+        np.testing.assert_array_equal(descent.predict(task, 0.3), found)
+
+
 def loop_gd_plus_plus(x, y, x_query, rate, gamma):
     """Fit, predict, subtract, shrink: one example at a time."""
     x, y, x_query = in_numpy((x, y, x_query))

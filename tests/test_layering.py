@@ -50,10 +50,15 @@ def test_module_imports_only_those_above_it(name):
     assert own(name) <= set(ORDER[: ORDER.index(name)])
 
 
-@pytest.mark.parametrize("name", [*PRIVATE, *BOOK[:-1], "__init__", "book.__init__", "descent"])
+@pytest.mark.parametrize("name", [*PRIVATE, *BOOK[:-1], "__init__", "book.__init__"])
 def test_module_imports_no_other(name):
-    """Descent is compared with attention, and plots draw arrays, so neither knows a model."""
+    """Plots draw arrays, so they know no model."""
     assert own(name) == set()
+
+
+def test_descent_knows_tasks_alone():
+    """It is compared with attention, so it knows neither tokens nor a model."""
+    assert own("descent") == {"tasks"}
 
 
 def test_setup_knows_the_style_alone():

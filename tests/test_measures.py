@@ -170,6 +170,28 @@ def test_token_losses_are_minus_log_probabilities():
         assert found[i] == pytest.approx(-np.log(chances[sequence[i + 1]]), rel=1e-12)
 
 
+def test_means_over_sequences_are_those_of_each():
+    model = a_transformer()
+    sequences = jax.random.randint(jax.random.key(1), (3, 12), 0, 5)
+    each = [np.asarray(token_losses(model, s)) for s in sequences]
+    found = jax.jit(measures.mean_token_losses)(model, sequences)
+    np.testing.assert_allclose(found, sum(each) / 3, rtol=1e-12)
+    each = [measures.prefix_matching(run(model, s).patterns, s) for s in sequences]
+    found = jax.jit(measures.mean_prefix_matching)(model, sequences)
+    np.testing.assert_allclose(found, sum(each) / 3, rtol=1e-12)
+
+
+def test_errors_along_a_sequence_are_written_out():
+    draw = np.random.default_rng(0).normal
+    x, predictions = (draw(size=(k, 3)) + 1j * draw(size=(k, 3)) for k in (6, 5))
+    found = measures.sequence_errors(*map(jax.device_put, (x, predictions)))
+    expected = []
+    for t in range(2, 6):  # counted from 1, as predictions[t - 2], which is of x[t]
+        gaps = predictions[t - 2] - x[t]
+        expected.append(sum(gap.real**2 + gap.imag**2 for gap in gaps) / 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_induction_circuit_knows_nothing_and_then_everything():
     losses = np.asarray(token_losses(CIRCUIT, REPEATED))
     np.testing.assert_allclose(losses[:25], np.log(40), rtol=1e-12)

@@ -116,6 +116,16 @@ EXACT = {
         ),
         (MODEL.embed, MODEL.unembed),
     ),
+    "measures.mean_token_losses": (
+        lambda embed, unembed: measures.mean_token_losses(
+            Transformer(embed, MODEL.heads, unembed), SEQUENCE[None]
+        ),
+        (MODEL.embed, MODEL.unembed),
+    ),
+    "measures.mean_prefix_matching": (
+        lambda embed: measures.mean_prefix_matching(MODEL._replace(embed=embed), SEQUENCE[None]),
+        (MODEL.embed,),
+    ),
     "measures.ablated_losses": (
         lambda embed, unembed: measures.ablated_losses(
             Transformer(embed, MODEL.heads, unembed), SEQUENCE[None], "mean"
@@ -133,6 +143,9 @@ EXACT = {
     "descent.gradient": (descent.gradient, (W0, TASK.x, TASK.y)),
     "descent.gradient_descent": (
         lambda w, x, y: descent.gradient_descent(w, x, y, 0.1, 3), (W0, TASK.x, TASK.y)
+    ),
+    "descent.predict": (
+        lambda x, y, w: descent.predict(TASK._replace(x=x, y=y), 0.1, 3, w), (TASK.x, TASK.y, W0)
     ),
     "descent.gd_plus_plus": (
         lambda x, y, x_query: descent.gd_plus_plus(x, y, x_query, *SCHEDULE),
@@ -169,12 +182,13 @@ WITHOUT = {
     "flow.limit": lambda: flow.limit(LENGTH, LAW),
     "flow.loss_at": lambda: flow.loss_at(jnp.ones(2), np.array(3), D, LAW),
     "flow.diagonal_loss": lambda: flow.diagonal_loss(jnp.ones(2), LENGTH, D, LAW),
-    "flow.diagonal_flow": lambda: flow.diagonal_flow(jnp.ones(2), LENGTH, LAW),
+    "flow.diagonal_flow": lambda: flow.diagonal_flow((1.0, 1.0), LENGTH, LAW),
     "flow.logistic": lambda: flow.logistic(jnp.ones(2), 0.1, LENGTH, LAW),
     "moments.scaled": lambda: moments.scaled(quartic(normal(D**6)), 2.0),
     "moments.exact_quartic": lambda: moments.exact_quartic(LENGTH, D, moments.ones),
     "measures.prefix_matching": lambda: measures.prefix_matching(PATTERNS, SEQUENCE),
     "measures.copying_score": lambda: measures.copying_score(jax.tree.map(np.asarray, MODEL)),
+    "measures.sequence_errors": lambda: measures.sequence_errors(TURNS, TURNS[1:]),
     "measures.in_context_score": lambda: measures.in_context_score(normal(20)),
     "descent.running_step": lambda: descent.running_step(TURNS, 0.1),
     "tasks.batch": lambda: tasks.batch(jax.random.normal, jax.random.key(0), 3),
@@ -188,6 +202,7 @@ WITHOUT = {
     "tasks.ones_start": lambda: tasks.ones_start(jax.random.key(0), (D,)),
     "tasks.repeated": lambda: tasks.repeated(jax.random.key(0), 9, distinct=True, length=4),
     "tokens.prediction": lambda: tokens.prediction(tokens.join(TASK), OUTPUTS),
+    "tokens.reader": lambda: tokens.reader(lambda prompt: prompt)(TASK),
     "tokens.pair": lambda: tokens.pair(TURNS),
     "tokens.positions": lambda: tokens.positions(N, 4),
     "tokens.separate": lambda: tokens.separate(TASK),

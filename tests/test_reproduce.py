@@ -2,12 +2,12 @@
 
 import inspect
 import linecache
-import runpy
 import shutil
 import subprocess
 import sys
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -29,31 +29,43 @@ def own_streams():
         yield
 
 
-STREAM = 0
+STREAM = 3
 
 
-def noise(key, batch):
-    return jnp.mean(jax.random.normal(key, (batch, 2)), axis=0)
+def noise(key):
+    return jax.random.normal(jax.random.fold_in(key, STREAM), (2,))
 
 
-def walk(
-    steps=12, every=2, stretches=3, seeds=2, first=0, batch=1, power=2, rate=0.1, norm=1.0,
-    what="a test",
-):  # fmt: skip
-    """The builder of a run that takes no time: two numbers that follow noise."""
-    optimiser, trained = reproduce.adam(batch, rate, norm)
-    return reproduce.Run(
-        loss=lambda p, key: jnp.sum((p - noise(key, batch)) ** power),
-        params=jnp.ones((seeds, 2))[first:],
-        keys=jax.random.split(jax.random.key(STREAM), seeds)[first:],
-        optimiser=optimiser,
-        steps=steps,
-        every=every,
-        stretches=stretches,
-        measures={"norm": jnp.linalg.norm, "path": lambda p: p},
-        keep=lambda p, measured: {**measured, "last": p},
-        setting={"what": what, "training": trained},
-    )
+@dataclass(frozen=True, kw_only=True)
+class Walk(reproduce.Run):
+    """A run that takes no time: two numbers that follow noise."""
+
+    power: int = 2
+    steps: int = 12
+    every: int = 2
+    stretches: int = 3
+    seeds: int = 2
+    batch: int = 1
+    rate: float = 0.1
+    norm: float = 1.0
+
+    def sample(self, key):
+        return noise(key)
+
+    def start(self, key):
+        return jnp.ones(2)
+
+    def loss_on(self, weights, drawn):
+        return jnp.sum((weights - jnp.mean(drawn, axis=0)) ** self.power)
+
+    def measures(self):
+        return {"norm": jnp.linalg.norm, "path": lambda p: p}
+
+    def keep(self, weights, measured):
+        return {**measured, "last": weights}
+
+    def told(self):
+        return {"what": "a test"}
 
 
 def read(folder, monkeypatch):
@@ -63,25 +75,30 @@ def read(folder, monkeypatch):
 
 def make(folder, **changes):
     (folder / "recorded").mkdir(exist_ok=True, parents=True)
-    mark = MARK(partial(walk, **changes))
-    reproduce.make("run", walk(**changes), mark, folder / "recorded", folder / "unfinished")
+    run = Walk(**changes)
+    reproduce.make("run", run, MARK(run), folder / "recorded", folder / "unfinished")
 
 
-@pytest.fixture
-def begun(tmp_path, monkeypatch):
-    """A folder with the checkpoint of a seed that was interrupted in its second stretch."""
+def interrupted(folder, monkeypatch, after):
+    """The run of that folder, as far as it gets in so many stretches."""
     real, calls = training.fit, []
 
     def fit(*args):
-        calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == after:
             raise KeyboardInterrupt
+        calls.append(1)
         return real(*args)
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "fit", fit)
         with pytest.raises(KeyboardInterrupt):
-            make(tmp_path)
+            make(folder)
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A folder with the checkpoint of a seed that was interrupted in its second stretch."""
+    interrupted(tmp_path, monkeypatch, 1)
     return tmp_path
 
 
@@ -105,29 +122,24 @@ def test_record_has_every_point_once(tmp_path, monkeypatch, capsys):
 
 
 def test_interrupted_run_goes_on(tmp_path, monkeypatch):
+    """In the middle of a seed and in that of another, whose record then has the first alone."""
     make(tmp_path / "whole")
-    calls = []
-
-    def fit(*args):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return real(*args)
-
-    real = training.fit
-    monkeypatch.setattr(training, "fit", fit)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "cut")
-    assert not list((tmp_path / "cut" / "recorded").iterdir())
-    monkeypatch.setattr(training, "fit", real)
-    began = []
-    monkeypatch.setattr(training, "fit", lambda *args: began.append(1) or real(*args))
-    make(tmp_path / "cut")
-    assert len(began) == 4  # the stretch that was missing, and the other seed
-    whole = read(tmp_path / "whole", monkeypatch).data
-    cut = read(tmp_path / "cut", monkeypatch).data
-    for name in whole:
-        np.testing.assert_array_equal(cut[name], whole[name])
+    whole, cut = read(tmp_path / "whole", monkeypatch), tmp_path / "cut"
+    interrupted(cut, monkeypatch, 2)
+    assert not list((cut / "recorded").iterdir())
+    interrupted(cut, monkeypatch, 2)
+    found = read(cut, monkeypatch)
+    assert found.about["complete"] == "1 of 2 seeds"
+    for name in set(whole.data) - {"at"}:
+        np.testing.assert_array_equal(found.data[name], whole.data[name][:1])
+    real, calls = training.fit, []
+    monkeypatch.setattr(training, "fit", lambda *args: calls.append(1) or real(*args))
+    make(cut)
+    assert len(calls) == 2  # the last stretches of the second seed
+    found = read(cut, monkeypatch)
+    assert found.about["complete"] == "2 of 2 seeds"
+    for name in whole.data:
+        np.testing.assert_array_equal(found.data[name], whole.data[name])
 
 
 def test_another_runs_checkpoint_is_refused(begun):
@@ -145,7 +157,7 @@ def test_another_runs_checkpoint_is_refused(begun):
         lambda kept: b"",
         lambda kept: b"no archive",
         lambda kept: kept[: len(kept) // 2],
-        lambda kept: kept.replace(b"['norm']", b"['nerm']"),
+        lambda kept: kept.replace(b"arr_2", b"arr_9"),
         lambda kept: kept.replace(b"\x00\x00\x80?", b"\x00\x00\x81?").replace(
             b"\x00\x00\xf0?", b"\x00\x00\xf1?"
         ),
@@ -165,7 +177,7 @@ def test_interrupted_writing_leaves_the_old_checkpoint(begun, monkeypatch):
     checkpoint = begun / "unfinished" / "run_0.npz"
     before = checkpoint.read_bytes()
 
-    def savez(file, **_):
+    def savez(file, *_, **__):
         file.write(before[:100])
         raise KeyboardInterrupt
 
@@ -175,87 +187,81 @@ def test_interrupted_writing_leaves_the_old_checkpoint(begun, monkeypatch):
     assert checkpoint.read_bytes() == before
 
 
-def test_checkpoint_keeps_every_bit_and_random_keys(tmp_path):
-    """An optimiser may draw, as that of ``optax.add_noise`` does, so a key is in its state."""
-    key = jax.random.key(7, impl="rbg")[None]
-    state = (optax.EmptyState(), {"key": key, "count": jnp.array([3])})
-    params = jnp.array([[1 / 3, -0.0, 5e-324]]), jnp.array([[1e-40]], jnp.float32)
-    now = reproduce.Progress(2, 0.1, params, state, {"loss": np.zeros((1, 3))})
+def test_checkpoint_keeps_every_bit(tmp_path):
+    state = (optax.EmptyState(), {"count": jnp.array([3])})
+    weights = jnp.array([[1 / 3, -0.0, 5e-324]]), jnp.array([[1e-40]], jnp.float32)
+    now = reproduce.Progress(2, 0.1, weights, state, {"loss": np.zeros((1, 3))})
     path = tmp_path / "run_0.npz"
     reproduce.save(path, "mark", now)
-    like = jax.tree.map(jnp.zeros_like, now._replace(state=None))
-    found = reproduce.resume(path, "mark", like._replace(state=state))
+    found = reproduce.resume(path, "mark", jax.tree.map(jnp.zeros_like, now))
     assert found[:2] == (2, 0.1) and jax.tree.structure(found) == jax.tree.structure(now)
-    found_key = found.state[1]["key"]
-    assert found_key.dtype == key.dtype
-    np.testing.assert_array_equal(jax.random.key_data(found_key), jax.random.key_data(key))
-    for kept, expected in zip(found.params, params, strict=True):
-        assert kept.dtype == expected.dtype and kept.tobytes() == np.asarray(expected).tobytes()
-    assert found.state[1]["count"] == 3 and found.measured["loss"].shape == (1, 3)
+    for kept, expected in zip(*map(jax.tree.leaves, (found[2:], now[2:])), strict=True):
+        expected = np.asarray(expected)
+        assert (kept.dtype, kept.shape) == (expected.dtype, expected.shape)
+        assert kept.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"clip": 5.0},
-        {"rate": 1e-3},
-        {"norm": 5.0},
-        {"batch": 1024},
-        {"steps": 25_000},
-        {"every": 1000},
-        {"stretches": 50},
-        {"seeds": 4},
-        {"variance": 0.02},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_another_number_has_another_mark(change):
+@pytest.mark.parametrize("field", [field.name for field in fields(reproduce.Deep)])
+def test_another_number_has_another_mark(field):
     run = reproduce.RUNS["five_layers"]
-    assert MARK(partial(run, **change)) != MARK(run)
+    assert MARK(replace(run, **{field: getattr(run, field) + 1})) != MARK(run)
 
 
 def test_no_two_runs_share_a_mark():
     assert len({MARK(run) for run in reproduce.RUNS.values()}) == len(reproduce.RUNS)
 
 
-def written(folder, change=("", "")):
-    """The mark of ``walk`` in a file of its own, where a piece of its text is another."""
-    imports = "import jax\nimport jax.numpy as jnp\nimport reproduce"
-    text = "\n\n".join([imports, f"STREAM = {STREAM}", *map(inspect.getsource, (noise, walk))])
+def written(folder, monkeypatch, change=("", "")):
+    """The mark of ``Walk`` in a file of its own, where a piece of its text is another."""
+    imports = "import jax\nimport jax.numpy as jnp\nimport reproduce\nfrom dataclasses import *"
+    text = "\n\n".join([imports, f"STREAM = {STREAM}", *map(inspect.getsource, (noise, Walk))])
     assert change[0] in text
     path = folder / "written.py"
     path.write_text(text.replace(*change))
     linecache.checkcache()
-    return MARK(partial(runpy.run_path(str(path), run_name="written")["walk"]))
+    module = ModuleType("written")
+    module.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "written", module)
+    exec(compile(path.read_text(), path, "exec"), vars(module))
+    return MARK(module.Walk())
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        ("- noise(key, batch)) **", "- 2 * noise(key, batch)) **"),
-        ("jnp.mean(", "jnp.median("),
-        ("optimiser=optimiser", "optimiser=reproduce.optax.sgd(rate)"),
-        ("batch=1", "batch=2"),
-        ("steps=12", "steps=24"),
-        ("STREAM = 0", "STREAM = 1"),
+        ("weights - jnp", "2 * weights - jnp"),
+        ("jax.random.normal", "jax.random.laplace"),
+        ("batch: int = 1", "batch: int = 2"),
+        ("steps: int = 12", "steps: int = 24"),
+        ("STREAM = 3", "STREAM = 4"),
         ("jnp.ones", "jnp.zeros"),
         ('"norm": jnp.linalg.norm', '"norm": jnp.sum'),
     ],
-    ids=["loss", "data", "optimiser", "batch", "steps", "keys", "start", "measures"],
+    ids=["loss", "data", "batch", "steps", "keys", "start", "measures"],
 )
-def test_other_code_has_another_mark(tmp_path, change):
-    """Whether it stands in the builder or in what it names of its file."""
-    assert written(tmp_path, change) != written(tmp_path)
+def test_other_code_has_another_mark(tmp_path, monkeypatch, change):
+    """Whether it stands in the class or in what it names of its file."""
+    assert written(tmp_path, monkeypatch, change) != written(tmp_path, monkeypatch)
 
 
-def test_comments_and_layout_leave_the_mark(tmp_path):
-    change = "        steps=steps,\n", "        steps = steps, # as many\n"
-    assert written(tmp_path, change) == written(tmp_path) == MARK(partial(walk))
+@pytest.mark.parametrize("part", ["draw", "loss", "optimiser", "keys"])
+def test_other_code_beneath_all_runs_has_another_mark(monkeypatch, part):
+    """As ``inspect`` would read it, of the class that all runs have in common."""
+    before, source = MARK(Walk()), inspect.getsource
+    body = source(getattr(reproduce.Run, part)).splitlines()[-1]
+    other = lambda code: source(code).replace(body, body + "  or None")
+    monkeypatch.setattr(inspect, "getsource", other)
+    assert MARK(Walk()) != before
+
+
+def test_comments_and_layout_leave_the_mark(tmp_path, monkeypatch):
+    change = "    power: int = 2\n", "    power : int=2 # as many\n"
+    assert written(tmp_path, monkeypatch, change) == written(tmp_path, monkeypatch) == MARK(Walk())
 
 
 def test_other_mathematics_has_another_mark(tmp_path, monkeypatch):
     """Also where no trace of a loss would show it: in the loop over the steps."""
-    before = MARK(partial(walk))
+    before = MARK(Walk())
     same, other = tmp_path / "same", tmp_path / "other"
     for folder in (same, other):
         shutil.copytree(reproduce.PACKAGE, folder)
@@ -263,15 +269,15 @@ def test_other_mathematics_has_another_mark(tmp_path, monkeypatch):
     module.write_text(module.read_text().replace("jnp.arange(0, steps", "jnp.arange(1, steps"))
     for folder in (same, other):
         monkeypatch.setattr(reproduce, "PACKAGE", folder)
-        assert (MARK(partial(walk)) == before) == (folder == same)
+        assert (MARK(Walk()) == before) == (folder == same)
 
 
 def test_another_precision_has_another_mark():
-    before = MARK(partial(walk))
+    before = MARK(Walk())
     with setup.x64(False):
-        assert MARK(partial(walk)) != before
+        assert MARK(Walk()) != before
     with jax.default_matmul_precision("bfloat16"):
-        assert MARK(partial(walk)) != before
+        assert MARK(Walk()) != before
 
 
 def test_another_process_finds_the_same_marks():
@@ -288,83 +294,64 @@ def test_another_process_finds_the_same_marks():
         assert found.stdout.split() == [*map(MARK, reproduce.RUNS.values())]
 
 
-def test_complete_seeds_are_recorded_at_once(tmp_path, monkeypatch):
-    real, calls = training.fit, []
+def agrees(run, weights, model, sample, parts, count):
+    """The run's loss and gradient are those of a model on as many parts of so many tasks."""
 
-    def fit(*args):
-        calls.append(1)
-        if len(calls) == 5:  # in the second of three stretches of the second seed
-            raise KeyboardInterrupt
-        return real(*args)
+    def mean_loss(weights):
+        keys = jax.vmap(lambda part: jax.random.split(part, count))(jax.random.split(key, parts))
+        return measures.mean_loss(model(weights), jax.vmap(sample)(keys.reshape(-1)))
 
-    monkeypatch.setattr(training, "fit", fit)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path)
-    found = read(tmp_path, monkeypatch)
-    assert found.about["complete"] == "1 of 2 seeds"
-    assert found.data["norm"].shape == (1, 7)
-    make(tmp_path)
-    assert len(calls) == 5 + 2
-    both = read(tmp_path, monkeypatch)
-    assert both.about["complete"] == "2 of 2 seeds"
-    np.testing.assert_array_equal(both.data["norm"][:1], found.data["norm"])
+    key = jax.random.key(5)
+    (value, grads), (expected, slopes) = (
+        jax.jit(jax.value_and_grad(f))(weights) for f in (lambda w: run.loss(w, key), mean_loss)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
+        np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())
+    return value
 
 
 def test_sine_step_is_descent_on_the_features():
     """The twin is written as a layer; here it is the step of ``descent``, with its gradient."""
-    run = reproduce.RUNS["sine_published_gd"]()
-    weights = jax.tree.map(lambda weight: 20 * weight[0], run.params)
+    run = reproduce.RUNS["sine_published_gd"]
+    weights = jax.tree.map(lambda weight: 20 * weight, run.start(jax.random.key(1)))
 
     def by_descent(weights):
         def label(task):
-            embed = partial(attention.features, weights["features"])
+            embed = lambda e: attention.features(weights["features"], e)
             prompt = jax.tree.map(embed, tokens.join(task))
             x, y = prompt.context[:, :-1], prompt.context[:, -1:]
             w = -0.1 * descent.gradient(jnp.zeros((1, 39)), x, y)
             return tokens.prediction(prompt, 1) + w @ prompt.query[:-1]
 
-        keys = jax.vmap(lambda part: jax.random.split(part, 512))(jax.random.split(key, 4))
-        batch = jax.vmap(lambda k: tasks.sine(k, 10, True))(keys.reshape(-1))
-        return measures.mean_loss(label, batch)
+        return label
 
-    key = jax.random.key(5)
-    (value, grads), (expected, slopes) = (
-        jax.jit(jax.value_and_grad(f))(weights) for f in (lambda w: run.loss(w, key), by_descent)
-    )
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
-    for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
-        np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())
+    agrees(run, weights, by_descent, lambda key: tasks.sine(key, 10, True), 4, 512)
 
 
 @pytest.mark.parametrize(
     ("name", "depth", "recurrent"), [("five_layers", 5, False), ("ten_layers", 10, True)]
 )
 def test_deep_stacks_train_on_the_layers_one_after_another(name, depth, recurrent):
-    run = reproduce.RUNS[name]()
-    assert len(run.params) == (1 if recurrent else depth)
-    layers = jax.tree.map(lambda weight: 100 * weight[0], run.params)
+    run = reproduce.RUNS[name]
+    layers = jax.tree.map(lambda weight: 100 * weight, run.start(jax.random.key(1)))
+    assert len(layers) == (1 if recurrent else depth)
 
     def composed(layers):
-        keys = jax.vmap(lambda part: jax.random.split(part, 256))(jax.random.split(key, 8))
-        batch = jax.vmap(lambda k: tasks.regression(k, 10, 10))(keys.reshape(-1))
         every = [attention.products(layer) for layer in layers] * (depth // len(layers))
-        return measures.mean_loss(lambda t: attention.predict(every, t, clip=10.0), batch)
+        return lambda task: attention.predict(every, task, clip=10.0)
 
-    key = jax.random.key(5)
-    (value, grads), (expected, slopes) = (
-        jax.jit(jax.value_and_grad(f))(layers) for f in (lambda w: run.loss(w, key), composed)
-    )
+    value = agrees(run, layers, composed, lambda key: tasks.regression(key, 10, 10), 8, 256)
     assert value != pytest.approx(5 / 12, rel=0.02)  # the layers predict something
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
-    for grad, slope in zip(*map(jax.tree.leaves, (grads, slopes)), strict=True):
-        np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-5 * abs(slope).max())
 
 
 def test_each_seed_is_its_own_run(tmp_path, monkeypatch):
-    make(tmp_path / "both")
-    make(tmp_path / "one", first=1)
-    both, alone = (read(tmp_path / name, monkeypatch).data["norm"] for name in ("both", "one"))
-    np.testing.assert_allclose(both[1:], alone, rtol=1e-5)
+    make(tmp_path)
+    both, run = read(tmp_path, monkeypatch).data["norm"], Walk()
+    alone = reproduce.begin(run, 1)
+    for _ in range(run.stretches):
+        alone = reproduce.stretch(run, 1, alone)
+    np.testing.assert_allclose(both[1:], alone.measured["norm"], rtol=1e-5)
     assert abs(both[0] - both[1]).max() > 1e-3
 
 
@@ -377,9 +364,9 @@ def test_each_run_starts(name, tmp_path):
 
     In single precision, as the script runs them.
     """
-    short = partial(reproduce.RUNS[name], steps=2, every=1, stretches=1, seeds=2)
+    short = replace(reproduce.RUNS[name], steps=2, every=1, stretches=1, seeds=2)
     with setup.x64(False):
-        reproduce.make(name, short(), "mark", tmp_path, tmp_path / "unfinished")
+        reproduce.make(name, short, "mark", tmp_path, tmp_path / "unfinished")
     stored = (tmp_path / f"{name}.json").stat().st_size
     assert stored < 2e6
 
@@ -387,12 +374,12 @@ def test_each_run_starts(name, tmp_path):
 @each_run
 def test_record_is_that_of_the_run(name):
     """It has the run's seeds and points, and tells nothing that the run's numbers do not."""
-    run, record = reproduce.RUNS[name](), records.load(name)
+    run, record = reproduce.RUNS[name], records.load(name)
     assert run.steps % run.stretches == 0 and run.steps // run.stretches % run.every == 0
     np.testing.assert_array_equal(record.data["at"], range(0, run.steps + 1, run.every))
     recorded = next(values for values in record.data.values() if values.ndim > 1)
-    assert len(recorded) == len(run.keys)
-    for part, told in run.setting.items():
+    assert len(recorded) == run.seeds
+    for part, told in run.setting().items():
         assert set(record.about[part].split(", ")) <= set(told.split(", "))
 
 
@@ -422,8 +409,8 @@ def test_runs_have_the_marks_of_the_code_that_was_loaded(monkeypatch):
         monkeypatch.setattr(reproduce, "fingerprint", None)
 
     monkeypatch.setattr(reproduce, "make", make)
-    monkeypatch.setattr(reproduce, "RUNS", {name: partial(walk) for name in names})
+    monkeypatch.setattr(reproduce, "RUNS", {name: Walk() for name in names})
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    expected = MARK(partial(walk))
+    expected = MARK(Walk())
     reproduce.main(names)
     assert made == [(name, expected) for name in names]

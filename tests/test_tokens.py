@@ -48,6 +48,22 @@ def test_joined_prompt_predicts_w0_x():
     )
 
 
+@pytest.mark.parametrize("write", [tokens.join, tokens.separate_published])
+def test_reader_reads_the_query_after_the_layers(write):
+    """Here the layers subtract from the query what the task says and the context's last token."""
+    layers = lambda p: p._replace(query=p.query - p.context[-1] - jnp.arange(len(p.query)))
+    context, query = in_numpy(write(TASK))
+    size = len(query)
+    found = tokens.reader(layers, write)(TASK)
+    expected = -query[-M:] + context[-1, -M:] + np.arange(size - M, size)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_reader_writes_joined_tokens_unless_told():
+    first = lambda prompt: prompt._replace(query=-prompt.context[0])
+    np.testing.assert_array_equal(tokens.reader(first)(TASK), ENTRIES.y[0])
+
+
 def test_positions_are_sines_and_cosines_in_turn():
     found = in_numpy(tokens.positions(5, 6))
     assert found.shape == (5, 6)

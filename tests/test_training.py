@@ -363,6 +363,14 @@ def test_initial_features_have_variance_scale_over_fan_in(scale):
     np.testing.assert_array_equal(drawn.out_bias, np.zeros(width))
 
 
+def test_initial_block_has_both_parts_each_from_its_key():
+    drawn = training.initialise_block(jax.random.key(0), 3, 5)
+    assert sorted(drawn) == ["features", "layer"]
+    keys = jax.random.split(jax.random.key(0))
+    alone = training.initialise_features(keys[0], 3, 5), training.initialise(keys[1], 5)
+    jax.tree.map(np.testing.assert_array_equal, (drawn["features"], drawn["layer"]), alone)
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_accumulated_is_the_mean_over_the_parts(parts):
     """Value and gradient, beneath another function and for several parameters at once."""

@@ -74,6 +74,11 @@ def softmax_attention(layer: Products, prompt: Prompt) -> Prompt:
     return jax.tree.map(lambda e: e + update(e), prompt)
 
 
+def softmax_then_linear(layers: Sequence[Products], prompt: Prompt) -> Prompt:
+    """A softmax layer, which can copy labels to their inputs, and a linear one."""
+    return linear_attention(layers[1], softmax_attention(layers[0], prompt))
+
+
 def multi_head(
     attend: Attend, heads: Annotated[Products, "heads"], prompt: Prompt
 ) -> Prompt:
@@ -114,17 +119,14 @@ def forward(
 ) -> Prompt:
     """Runs a prompt through the layers in order.
 
-    With ``clip``, all entries of all tokens are held to [-clip, clip] after each layer,
-    as the code published with von Oswald et al. (2022) does with 10 for more than two
-    layers.
+    With ``clip``, all entries are held to [-clip, clip] after each layer: to 10 for
+    more than two layers in the code published with von Oswald et al. (2022).
     """
     if clip is not None:
         _require.positive(clip=clip)
+    hold = lambda e: e if clip is None else jnp.clip(e, -clip, clip)  # mutant: commutes
     for layer in layers:
-        prompt = linear_attention(layer, prompt)
-        if clip is not None:
-            hold = lambda e: jnp.clip(e, -clip, clip)  # mutant: it commutes
-            prompt = jax.tree.map(hold, prompt)
+        prompt = jax.tree.map(hold, linear_attention(layer, prompt))
     return prompt
 
 

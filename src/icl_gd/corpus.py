@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from icl_gd import _require
+from icl_gd import _require, tasks
+from icl_gd._annotations import Scalar
 
 HELD_OUT = 10  # every tenth module
 
@@ -101,6 +102,24 @@ def _require_pairs(pairs):
             )
 
 
+class Encoded(NamedTuple):
+    """A library as tokens, and the pairs that were merged into them."""
+
+    training: Int[np.ndarray, " n"]
+    held_out: Int[np.ndarray, " m"]
+    pairs: Int[np.ndarray, "merges 2"]
+
+
+def encoded(library: Library, merges: int) -> Encoded:
+    """Cuts both parts of a library into tokens, its modules joined by line breaks.
+
+    The pairs are those of the first million bytes that are to train on.
+    """
+    training, held_out = (b"\n".join(part.values()) for part in library)
+    pairs = byte_pairs(training[:1_000_000], merges)
+    return Encoded(encode(training, pairs), encode(held_out, pairs), pairs)
+
+
 def spellings(pairs: Int[np.ndarray, "merges 2"]) -> list[bytes]:
     """What each token stands for; their spellings joined are the text.
 
@@ -135,3 +154,53 @@ def tiled(key: Key[Array, ""], tokens: Int[Array, " n"]) -> Int[Array, " n"]:
     _require.at_least(4, n=n)
     period = jax.random.randint(key, (), n // 4, n // 2 + 1)
     return tokens[jnp.arange(n) % period]
+
+
+def begun(tokens: Int[Array, " n"]) -> Int[Array, " 1+n"]:
+    """Token 0, with which every sequence begins, and after it the tokens."""
+    return jnp.pad(tokens, (1, 0))
+
+
+def mixed(
+    key: Key[Array, ""], tokens: Int[Array, " n"], length: int, share: Scalar
+) -> Int[Array, " {length}"]:
+    """Token 0, and a window of a text, which with chance ``share`` is ``tiled``."""
+    key_window, key_tiled, key_share = jax.random.split(key, 3)
+    natural = window(key_window, tokens, length - 1)
+    repeats = tiled(key_tiled, natural)
+    return begun(jnp.where(jax.random.uniform(key_share) < share, repeats, natural))
+
+
+def in_windows(tokens: Int[Array, " n"], length: int) -> Int[Array, "windows {length}"]:
+    """A text in windows, one after another, each with token 0 before it.
+
+    What is left over at the end is dropped.
+    """
+    _require.at_least(2, length=length)
+    count = len(tokens) // (length - 1)
+    rows = jnp.reshape(tokens[: count * (length - 1)], (count, length - 1))
+    return jax.vmap(begun)(rows)
+
+
+def random_repeats(
+    key: Key[Array, ""], vocabulary: int, length: int
+) -> Int[Array, " {length}"]:
+    """Token 0, and random tokens, ``tiled``: no text, and nothing to learn but copying.
+
+    The tokens are independent and uniform on 1, ..., vocabulary - 1; length >= 5.
+    """
+    _require.at_least(2, vocabulary=vocabulary)
+    _require.at_least(5, length=length)
+    key_fresh, key_period = jax.random.split(key)
+    fresh = jax.random.randint(key_fresh, (length - 1,), 1, vocabulary)
+    return begun(tiled(key_period, fresh))
+
+
+def repeated_pairs(key: Key[Array, ""], merges: int) -> Int[Array, " 101"]:
+    """``tasks.repeated`` on the tokens that stand for pairs, 256 to 255 + merges.
+
+    Each of these occurs in the text, as not every byte does.
+    """
+    _require.at_least(1, merges=merges)
+    sequence = tasks.repeated(key, merges + 1)
+    return jnp.where(sequence > 0, sequence + 255, 0)

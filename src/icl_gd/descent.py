@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Inexact
 from icl_gd import _require
 from icl_gd._annotations import Scalar
 from icl_gd._precision import exact
+from icl_gd.tasks import Task
 
 
 @exact
@@ -51,6 +52,22 @@ def gradient_descent(
 
     _, path = jax.lax.scan(step, w0, None, length=steps)
     return jnp.concatenate([w0[None], path])
+
+
+@exact
+def predict(
+    task: Task,
+    eta: Scalar,
+    steps: int = 1,
+    w0: Float[Array, "outputs dim"] | None = None,
+) -> Float[Array, " outputs"]:
+    """The label W x_q that a query gets after steps of gradient descent from W0.
+
+    W0 = 0 if None.
+    """
+    if w0 is None:
+        w0 = jnp.zeros((task.y.shape[1], task.x.shape[1]), task.y.dtype)
+    return gradient_descent(w0, task.x, task.y, eta, steps)[-1] @ task.x_query
 
 
 @exact

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from icl_gd import _require, induction
 from icl_gd._precision import exact
@@ -66,6 +66,18 @@ def alignment(model: Model, other: Model, tasks: Annotated[Task, "tasks"]) -> Al
     return jax.tree.map(jnp.mean, jax.vmap(compare)(tasks))
 
 
+def sequence_errors(
+    x: Inexact[Array, "length dim"], predictions: Inexact[Array, "length-1 dim"]
+) -> Float[Array, " length-2"]:
+    """1/2 ||prediction - x_{t+1}||^2 at the positions t = 2..T-1 of a sequence.
+
+    ``predictions`` are those at t = 2..T, as the causal forms of ``attention`` make
+    them; x_{T+1}, which the last one is for, is not given. The loss of Zheng et al.
+    (2024) is the sum.
+    """
+    return 0.5 * jnp.sum(jnp.abs(predictions[:-1] - x[2:]) ** 2, axis=1)
+
+
 @exact
 def token_losses(
     model: Transformer, sequence: Int[Array, " context"]
@@ -75,6 +87,14 @@ def token_losses(
     Tokens as for ``induction.forward``.
     """
     return _losses(induction.forward(model, sequence).logits, sequence)
+
+
+@exact
+def mean_token_losses(
+    model: Transformer, sequences: Int[Array, "sequences context"]
+) -> Float[Array, " context-1"]:
+    """The mean over sequences of ``token_losses``, token by token."""
+    return jnp.mean(jax.vmap(token_losses, (None, 0))(model, sequences), axis=0)
 
 
 def _losses(logits, sequence):
@@ -98,6 +118,18 @@ def prefix_matching(
     again = jnp.sum(jnp.any(matches, axis=1))
     _require.positive(**{"the number of repeated tokens in sequence": again})
     return jnp.sum(patterns * after, axis=(-2, -1)) / again
+
+
+@exact
+def mean_prefix_matching(
+    model: Transformer, sequences: Int[Array, "sequences context"]
+) -> Float[Array, "layers heads"]:
+    """The mean over sequences of the ``prefix_matching`` of a model's heads."""
+
+    def one(sequence):
+        return prefix_matching(induction.forward(model, sequence).patterns, sequence)
+
+    return jnp.mean(jax.vmap(one)(sequences), axis=0)
 
 
 def copying_score(

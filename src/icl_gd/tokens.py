@@ -8,6 +8,7 @@ Pairs: e_t = (x_t, x_{t-1}) in C^(2d), for a sequence that is to be continued. S
 tokens x_1, y_1, x_2, y_2, ..., x_q also carry the encoding of their position.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -44,6 +45,16 @@ def prediction(prompt: Prompt, outputs: int) -> Float[Array, "{outputs}"]:
     """Reads the prediction: minus the last ``outputs`` entries of the query token."""
     _require.between(1, len(prompt.query) - 1, outputs=outputs)
     return -prompt.query[-outputs:]
+
+
+def reader(
+    layers: Callable[[Prompt], Prompt], write: Callable[[Task], Prompt] = join
+) -> Callable[[Task], Float[Array, " outputs"]]:
+    """The model that writes a task as tokens and reads its prediction after the layers.
+
+    A function from a task to the label of its query, as ``measures`` take it.
+    """
+    return lambda task: prediction(layers(write(task)), len(task.y_query))
 
 
 def pair(x: Inexact[Array, "length dim"]) -> Inexact[Array, "length 2*dim"]:

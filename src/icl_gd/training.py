@@ -62,6 +62,18 @@ def initialise_features(
     return Features(embed, hidden, jnp.zeros(4 * width), out, jnp.zeros(width))
 
 
+def initialise_block(
+    key: Key[Array, ""], token: int, width: int
+) -> dict[str, Features | Attention]:
+    """Draws "features" of tokens, and a "layer" of attention to these features.
+
+    Distribution as for ``initialise``.
+    """
+    key_features, key_layer = jax.random.split(key)
+    features = initialise_features(key_features, token, width)
+    return {"features": features, "layer": initialise(key_layer, width)}
+
+
 def initialise_transformer(
     key: Key[Array, ""],
     vocabulary: int,
