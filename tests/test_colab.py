@@ -211,6 +211,7 @@ def test_cells_are_in_the_order_of_the_page(small):
 BAD = [
     ("{cite}`one`\n\n```{bibliography}\n```", "no plain Markdown for container ('"),
     ("````{tab-set}\n```{tab-item} A\nB.\n```\n````", "no plain Markdown for container ('"),
+    (":::{dropdown}\nFolded.\n:::", "no plain Markdown for container ('"),
     (":::{note}\nText {abbr}`word (a word)`.\n:::", "no plain Markdown for abbreviation ('word')"),
     ("H{sub}`2`O", "no plain Markdown for subscript ('2')"),
     ("```{glossary}\nword\n  Meaning.\n```", "no plain Markdown for glossary ('word"),
