@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "device"
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE_LIMIT = 900  # seconds
+WRONG = "claims", "errors", "differ"  # what a page's report lists, each empty if all is well
 LISTED = 12  # lines of a page that differ; the rest is in .cache/device
 
 # What a page and a test see. Several processes share a card, so that none may take its memory.
@@ -213,7 +214,7 @@ class Table:
         reports = [self.passes.get(name, {}).get(page, {}) for name in ("cold", "warm")]
         clock = [f"{r['clock']:.0f}" if r.get("whole") else "-" for r in reports]
         processor = [f"{r['processor']:.0f}" if r.get("whole") else "-" for r in reports]
-        wrong = [len(self.found(page, kind)) for kind in ("claims", "errors", "differ")]
+        wrong = [len(self.found(page, kind)) for kind in WRONG]
         times = f"{clock[0]:>7}{clock[1]:>7}{processor[0]:>9}{processor[1]:>7}"
         return f"{page:<40}{times}" + "".join(f"{n:>8}" for n in wrong)
 
@@ -232,7 +233,7 @@ class Table:
             yield from map(self.row, self.pages)
         yield from ("", *self.notes)
         for page in self.pages:
-            found = {kind: self.found(page, kind) for kind in ("claims", "errors", "differ")}
+            found = {kind: self.found(page, kind) for kind in WRONG}
             if any(found.values()):
                 more = len(found["differ"]) - LISTED
                 yield from ("", page, *(f"  {line}" for line in found["claims"] + found["errors"]))
@@ -243,6 +244,14 @@ class Table:
     def keep(self):
         self.target.parent.mkdir(parents=True, exist_ok=True)
         write(self.target, "\n".join(self.lines()) + "\n")
+
+
+def command(page, report, caches, flags):
+    """A page in a process of its own, which writes its report as it goes on."""
+    report.unlink(missing_ok=True)
+    worker = [sys.executable, __file__, "--worker", str(report), *flags, page]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(caches / Path(page).stem)}
+    return page, worker, cache, report.with_suffix(".log")
 
 
 def run_pages(table, name, caches, jobs, deadline, flags):
@@ -261,13 +270,9 @@ def run_pages(table, name, caches, jobs, deadline, flags):
         table.keep()
         print(f"{name}  {table.row(page)}", flush=True)
 
-    commands = []
-    # The longest first, where that is known.
-    for page in sorted(table.pages, key=lambda p: -table.passes["cold"].get(p, {}).get("clock", 0)):
-        file(page).unlink(missing_ok=True)
-        worker = [sys.executable, __file__, "--worker", str(file(page)), *flags, page]
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(caches / Path(page).stem)}
-        commands.append((page, worker, cache, file(page).with_suffix(".log")))
+    known = table.passes["cold"]
+    longest_first = sorted(table.pages, key=lambda page: -known.get(page, {}).get("clock", 0))
+    commands = [command(page, file(page), caches, flags) for page in longest_first]
     start = time.perf_counter()
     in_turn(commands, jobs, deadline, done, PAGE_LIMIT)
     seconds = time.perf_counter() - start
@@ -340,46 +345,51 @@ def main():
     return run(options, flags)
 
 
+def chosen(options):
+    """The pages of these names; all without a name."""
+    notebooks = sorted(path.relative_to(ROOT) for path in ROOT.glob("book/**/*.ipynb"))
+    known = [path.with_suffix(".md").as_posix() for path in notebooks]
+    if unknown := set(options.pages) - set(known):
+        sys.exit(f"not an executable page: {', '.join(unknown)}; pages: {', '.join(known)}")
+    return [] if options.no_pages else options.pages or known
+
+
+def begun(options, flags, device, pages, jobs):
+    """The table of a run on a device, still empty; that of a whole run is for keeping."""
+    from icl_gd.book import records
+
+    kind = "".join(c if c.isalnum() else "-" for c in device.device_kind.lower())
+    whole = not (flags or options.pages or options.no_pages or options.no_tests or options.once)
+    title = " ".join(["Pages and tests,", f"{jobs} at once", *flags])
+    table = Table(title, pages, (RESULTS if whole else LOGS) / f"device_{kind}.txt")
+    command = " ".join(["python scripts/device.py", *sys.argv[1:]])
+    table.about = records.provenance(command, **{"at once": jobs})
+    table.about.pop("peak MiB")  # not that of the pages
+    return table
+
+
 def run(options, flags):
     os.environ.update(ENVIRONMENT)
     sys.path.insert(0, str(ROOT / "src"))
     import jax
 
-    from icl_gd.book import records
-
     start, load = time.perf_counter(), os.getloadavg()[0]
-    device = jax.devices()[0]
+    device, pages = jax.devices()[0], chosen(options)
     if options.tf32 and device.platform != "cpu":
         sys.exit(f"--tf32 is for a CPU, JAX has found {device.device_kind}: set JAX_PLATFORMS=cpu")
-    notebooks = sorted(path.relative_to(ROOT) for path in ROOT.glob("book/**/*.ipynb"))
-    known = [path.with_suffix(".md").as_posix() for path in notebooks]
-    if unknown := set(options.pages) - set(known):
-        sys.exit(f"not an executable page: {', '.join(unknown)}; pages: {', '.join(known)}")
-    pages = [] if options.no_pages else options.pages or known
-    jobs = options.jobs or (2 if device.platform == "cpu" else 4)
-    deadline = start + options.limit
-    kind = "".join(c if c.isalnum() else "-" for c in device.device_kind.lower())
-    whole = not (flags or options.pages or options.no_pages or options.no_tests or options.once)
+    jobs, deadline = options.jobs or (2 if device.platform == "cpu" else 4), start + options.limit
     LOGS.mkdir(parents=True, exist_ok=True)
-    table = Table(
-        " ".join(["Pages and tests,", f"{jobs} at once", *flags]), pages,
-        (RESULTS if whole else LOGS) / f"device_{kind}.txt",
-    )  # fmt: skip
-    command = " ".join(["python scripts/device.py", *sys.argv[1:]])
-    table.about = records.provenance(command, **{"at once": jobs})
-    table.about.pop("peak MiB")  # not that of the pages
+    table = begun(options, flags, device, pages, jobs)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        caches = Path(folder)
         if pages:
             for name in ["cold"] if options.once or flags else ["cold", "warm"]:
-                run_pages(table, name, caches, jobs, deadline, flags)
+                run_pages(table, name, Path(folder), jobs, deadline, flags)
         if not options.no_tests and not options.pages:
-            run_tests(table, caches, jobs, deadline, flags)
+            run_tests(table, Path(folder), jobs, deadline, flags)
     table.about["load average"] = f"{load:.1f} before, {os.getloadavg()[0]:.1f} at the end"
     table.keep()
     print("\n" + "\n".join(table.lines()), flush=True)
-    wrong = ("claims", "errors", "differ")
-    return any(table.found(page, kind) for page in pages for kind in wrong)
+    return any(table.found(page, kind) for page in pages for kind in WRONG)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from functools import singledispatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,55 +64,97 @@ NAMES = {
 }  # fmt: skip
 
 
+@singledispatch
 def changes(node):
     """What a node may be replaced by, one small change each."""
-    if isinstance(node, ast.BinOp):
-        for op in BINARY.get(type(node.op), []):
-            yield ast.BinOp(node.left, op(), node.right)
-        if isinstance(node.op, (ast.MatMult, ast.Sub, ast.Div, ast.Pow)):
-            yield ast.BinOp(node.right, node.op, node.left)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
+    return ()
+
+
+@changes.register
+def _(node: ast.BinOp):
+    for op in BINARY.get(type(node.op), []):
+        yield ast.BinOp(node.left, op(), node.right)
+    if isinstance(node.op, (ast.MatMult, ast.Sub, ast.Div, ast.Pow)):
+        yield ast.BinOp(node.right, node.op, node.left)
+
+
+@changes.register
+def _(node: ast.UnaryOp):
+    if isinstance(node.op, (ast.USub, ast.Not)):
         yield node.operand
-    elif isinstance(node, ast.Constant):
-        value = node.value
-        if isinstance(value, bool):
-            yield ast.Constant(not value)
-        elif isinstance(value, int):
-            yield ast.Constant(value + 1)
-            yield ast.Constant(value - 1)
-        elif isinstance(value, float):
-            yield ast.Constant(2 * value if value else 1.0)
-    elif isinstance(node, ast.Compare):
-        for i, op in enumerate(node.ops):
-            for other in COMPARE.get(type(op), []):
-                ops = [*node.ops[:i], other(), *node.ops[i + 1 :]]
-                yield ast.Compare(node.left, ops, node.comparators)
-    elif isinstance(node, ast.BoolOp):
-        yield ast.BoolOp(ast.And() if isinstance(node.op, ast.Or) else ast.Or(), node.values)
-        for i in range(len(node.values)):
-            yield node.values[i]
-    elif isinstance(node, ast.IfExp):
-        yield ast.IfExp(node.test, node.orelse, node.body)
-    elif isinstance(node, ast.Attribute) and node.attr in NAMES:
+
+
+@changes.register
+def _(node: ast.Constant):
+    value = node.value
+    if isinstance(value, bool):
+        yield ast.Constant(not value)
+    elif isinstance(value, int):
+        yield ast.Constant(value + 1)
+        yield ast.Constant(value - 1)
+    elif isinstance(value, float):
+        yield ast.Constant(2 * value if value else 1.0)
+
+
+@changes.register
+def _(node: ast.Compare):
+    for i, op in enumerate(node.ops):
+        for other in COMPARE.get(type(op), []):
+            ops = [*node.ops[:i], other(), *node.ops[i + 1 :]]
+            yield ast.Compare(node.left, ops, node.comparators)
+
+
+@changes.register
+def _(node: ast.BoolOp):
+    yield ast.BoolOp(ast.And() if isinstance(node.op, ast.Or) else ast.Or(), node.values)
+    yield from node.values
+
+
+@changes.register
+def _(node: ast.IfExp):
+    yield ast.IfExp(node.test, node.orelse, node.body)
+
+
+@changes.register
+def _(node: ast.Attribute):
+    if node.attr in NAMES:
         other = NAMES[node.attr]
         yield ast.Attribute(node.value, other, node.ctx) if other else node.value
-    elif isinstance(node, ast.Name) and node.id in ("min", "max", "all", "any"):
+
+
+@changes.register
+def _(node: ast.Name):
+    if node.id in ("min", "max", "all", "any"):
         yield ast.Name(NAMES[node.id], node.ctx)
-    elif isinstance(node, ast.Slice):
-        for side in ("lower", "upper"):
-            bound = getattr(node, side)
-            if bound is not None:
-                yield ast.Slice(**{"lower": node.lower, "upper": node.upper, side: None})
-                if not isinstance(bound, ast.Constant):
-                    moved = ast.BinOp(bound, ast.Add(), ast.Constant(1))
-                    yield ast.Slice(**{"lower": node.lower, "upper": node.upper, side: moved})
-    elif isinstance(node, ast.Call) and len(node.args) > 1:
+
+
+@changes.register
+def _(node: ast.Slice):
+    for side in ("lower", "upper"):
+        bound = getattr(node, side)
+        if bound is not None:
+            yield ast.Slice(**{"lower": node.lower, "upper": node.upper, side: None})
+            if not isinstance(bound, ast.Constant):
+                moved = ast.BinOp(bound, ast.Add(), ast.Constant(1))
+                yield ast.Slice(**{"lower": node.lower, "upper": node.upper, side: moved})
+
+
+@changes.register
+def _(node: ast.Call):
+    if len(node.args) > 1:
         swapped = [node.args[1], node.args[0], *node.args[2:]]
         if not any(isinstance(arg, ast.Starred) for arg in swapped):
             yield ast.Call(node.func, swapped, node.keywords)
-    elif isinstance(node, ast.If):
-        yield ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+
+
+@changes.register
+def _(node: ast.If):
+    yield ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+
+
+@changes.register
+def _(node: ast.Expr):
+    if isinstance(node.value, ast.Call):
         yield ast.Pass()
 
 

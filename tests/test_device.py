@@ -2,21 +2,21 @@
 
 import ast
 import json
+import os
+import subprocess
 import sys
 import time
 
 import device
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tf32
 from chapters import ROOT
-from jax.experimental import compilation_cache
 from jax.interpreters import mlir
 from jax.lax import Precision
-
-from icl_gd import attention, constructions, descent, tasks
 
 NOTEBOOKS = sorted((ROOT / "book").rglob("*.ipynb"))
 
@@ -25,14 +25,10 @@ NOTEBOOKS = sorted((ROOT / "book").rglob("*.ipynb"))
 
 
 @pytest.fixture
-def processor():
+def card():
+    """This processor multiplies as a card with TF32."""
     if jax.default_backend() != "cpu":
         pytest.skip("a card rounds by itself")
-
-
-@pytest.fixture
-def card(processor):
-    """This processor multiplies as a card with TF32."""
     jax.clear_caches()
     tf32.install()
     yield
@@ -48,11 +44,8 @@ def by_numpy(x):
     return np.ldexp(np.rint(mantissa * 2**11), exponent - 11)
 
 
-def single(*shape, seed):
-    return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
-
-
-A, B = single(5, 6, seed=0), single(6, 4, seed=1)
+A = jax.random.normal(jax.random.key(0), (5, 6), jnp.float32)
+B = jax.random.normal(jax.random.key(1), (6, 4), jnp.float32)
 
 
 def test_ten_bits_to_nearest_ties_to_even():
@@ -60,10 +53,8 @@ def test_ten_bits_to_nearest_ties_to_even():
     x = jnp.concatenate([1e3 * A.ravel(), -1e-3 * B.ravel(), jnp.array([*ties, *-ties])])
     x = x.astype(jnp.float32)
     assert tf32.rounded(x).dtype == jnp.float32
-    np.testing.assert_array_equal(tf32.rounded(x), by_numpy(x))
-    np.testing.assert_array_equal(
-        tf32.rounded(x[:9] + 1j * x[9:18]), by_numpy(x[:9] + 1j * x[9:18])
-    )
+    for numbers in (x, x[:9] + 1j * x[9:18]):
+        np.testing.assert_array_equal(tf32.rounded(numbers), by_numpy(numbers))
     assert (np.abs(tf32.rounded(x) - x) > 0).any()
     special = jnp.array([jnp.inf, -jnp.inf, jnp.nan, 0.0], jnp.float32)
     np.testing.assert_array_equal(tf32.rounded(special), special)
@@ -80,92 +71,42 @@ PRODUCTS = {
     "scan": scanned,
     "vmap": lambda a, b: jax.vmap(jnp.dot, (0, None))(a, b),
     "jit of a scan": jax.jit(scanned),
+    "a derivative": lambda a, b: jax.grad(lambda c: jnp.sum(jnp.dot(c, b.T) * a))(0 * a @ b),
 }  # fmt: skip
 
 
+def assert_product(found, a, b):
+    np.testing.assert_allclose(found, np.asarray(a, float) @ np.asarray(b, float), atol=3e-6)
+
+
 @pytest.mark.parametrize("how", PRODUCTS)
-@pytest.mark.parametrize("numbers", ["real", "complex"])
-def test_both_factors_are_rounded(card, how, numbers):
-    a, b = (A, B) if numbers == "real" else (A + 1j * A[::-1], B - 1j * B[::-1])
-    found = PRODUCTS[how](a, b)
+def test_both_factors_are_rounded_unless_exactness_is_asked_for(card, how):
+    found = PRODUCTS[how](A, B)
+    assert found.dtype == A.dtype
+    assert_product(found, by_numpy(A), by_numpy(B))
+    for half in (by_numpy(A) @ np.asarray(B), np.asarray(A) @ by_numpy(B)):
+        assert np.abs(found - half).max() > 3e-4
+    with jax.default_matmul_precision("highest"):
+        assert_product(PRODUCTS[how](A, B), A, B)
+
+
+def test_complex_factors_are_rounded(card):
+    a, b = A + 1j * A[::-1], B - 1j * B[::-1]
+    found = a @ b
     assert found.dtype == a.dtype
     np.testing.assert_allclose(found, by_numpy(a) @ by_numpy(b), atol=3e-6)
-    for half in (by_numpy(a) @ np.asarray(b), np.asarray(a) @ by_numpy(b)):
-        assert np.abs(found - half).max() > 3e-4
-
-
-def test_derivatives_are_rounded(card):
-    slope = jax.grad(lambda a: jnp.sum(jnp.dot(a, B) * A[:, :4]))(A)
-    np.testing.assert_allclose(slope, by_numpy(A[:, :4]) @ by_numpy(B).T, atol=3e-6)
-
-
-@pytest.mark.parametrize("how", PRODUCTS)
-def test_highest_is_left_alone(card, how):
-    with jax.default_matmul_precision("highest"):
-        found = PRODUCTS[how](A, B)
-    np.testing.assert_allclose(found, np.asarray(A, float) @ np.asarray(B, float), atol=3e-6)
 
 
 def test_one_factor_that_asks_is_enough(card):
     """As on a card, where a product is done in one way."""
     precision = Precision.DEFAULT, Precision.HIGHEST
-    found = jnp.dot(A, B, precision=precision)
-    np.testing.assert_allclose(found, np.asarray(A, float) @ np.asarray(B, float), atol=3e-6)
-    found = jnp.dot(A, B, precision=Precision.HIGH)
-    np.testing.assert_allclose(found, by_numpy(A) @ by_numpy(B), atol=3e-6)
+    assert_product(jnp.dot(A, B, precision=precision), A, B)
+    assert_product(jnp.dot(A, B, precision=Precision.HIGH), by_numpy(A), by_numpy(B))
 
 
 def test_double_precision_is_left_alone(card):
     a, b = A.astype(float), B.astype(float)
     np.testing.assert_allclose(a @ b, np.asarray(a) @ np.asarray(b), rtol=1e-12)
-
-
-def test_forward_passes_round_and_descent_does_not(card):
-    task = tasks.regression(jax.random.key(0), 10, 10)
-    task = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), task)
-    w0 = jnp.zeros((1, 10), jnp.float32)
-    layer = constructions.gradient_step(1.0, 10, w0)
-    forward = lambda: attention.predict([layer], task)
-    x, y, x_query = (np.asarray(leaf, float) for leaf in task[:3])
-    step = y.T @ x @ x_query / 10
-    assert np.abs(forward() - step).max() > 1e-5
-    with jax.default_matmul_precision("highest"):
-        np.testing.assert_allclose(forward(), step, atol=1e-6)
-    np.testing.assert_allclose(descent.gradient(w0, *task[:2]), -y.T @ x / 10, atol=1e-6)
-
-
-def test_a_compilation_cache_tells_them_apart(processor, tmp_path):
-    """What was compiled without rounding is not taken for what rounds, nor the reverse."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-
-    def product():
-        jax.clear_caches()
-        return np.asarray(jax.jit(jnp.dot)(A, B))
-
-    try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.compilation_cache.reset_cache()
-        exact = product()
-        kept = len(list(tmp_path.iterdir()))
-        assert kept > 0
-        tf32.install()
-        rounded = product()
-        assert len(list(tmp_path.iterdir())) > kept
-        mlir.register_lowering(jax.lax.dot_general_p, tf32.plain, platform="cpu")
-        np.testing.assert_array_equal(product(), exact)
-        assert np.abs(rounded - exact).max() > 1e-4
-    finally:
-        mlir.register_lowering(jax.lax.dot_general_p, tf32.plain, platform="cpu")
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.compilation_cache.reset_cache()
-        jax.clear_caches()
 
 
 # Pages.
@@ -190,27 +131,26 @@ def test_every_page_can_be_read(path):
     assert not any(line.startswith("<Figure") for _, lines in cells for line in lines)
 
 
-def test_a_cell_prints_as_in_a_notebook():
-    names = {}
-    source = (
-        "try:\n    import json\nexcept ImportError:\n    %pip install json\nx = 2\nprint(x)\nx + 1"
-    )
-    assert device.run_cell(source, names) == (["2", "3"], None)
-    assert device.run_cell("x + 1;", names) == ([], None)
-    assert device.run_cell("print('before')\n1 / 0", names) == (
-        ["before"], "ZeroDivisionError: division by zero"
-    )  # fmt: skip
-    assert device.run_cell("", names) == ([], None)
+CELLS = [
+    ("try:\n    import json\nexcept ImportError:\n    %pip install json\nprint(2)\n3", ["2", "3"]),
+    ("x;", []),
+    ("", []),
+    ("plt.figure()\n1;", []),
+]
 
 
-def test_a_cell_closes_its_figures():
-    import matplotlib.pyplot as plt
-
-    assert device.run_cell("import matplotlib.pyplot as plt\nplt.figure()\n1;", {}) == ([], None)
+@pytest.mark.parametrize("source, shown", CELLS)
+def test_a_cell_prints_as_in_a_notebook(source, shown):
+    assert device.run_cell(source, {"x": 1, "plt": plt}) == (shown, None)
     assert plt.get_fignums() == []
 
 
-TROUBLED = (
+def test_a_cell_that_fails_keeps_what_it_printed():
+    error = "ZeroDivisionError: division by zero"
+    assert device.run_cell("print('before')\n1 / 0", {}) == (["before"], error)
+
+
+TROUBLED = [
     ("from icl_gd.book import claims\nprint('one')\nprint('two')", "one\n2\n"),
     (
         "claims.check('oswald-prop1', 1.0, 0.0)\nclaims.check('oswald-prop1', 0.0, 0.0)\n"
@@ -219,34 +159,24 @@ TROUBLED = (
     ),
     ("undefined", ""),
     ("print('after')", "after\n"),
-)
-PRECISE = (
-    (
-        "import jax, jax.numpy as jnp\nfrom icl_gd.book import setup\nsetup.begin()\n"
-        "x = jnp.array([[1 + 2.0 ** -12]])",
-        "",
-    ),
-    ("print((x @ x).item() > 1)", "True\n"),
-)
+]
+PRECISE = [
+    ("import jax.numpy as jnp\nfrom icl_gd.book import setup\nsetup.begin()", ""),
+    ("x = jnp.array([[1 + 2.0 ** -12]])\nprint((x @ x).item() > 1)", "True\n"),
+]
 
 
-def run(tmp_path, path, *flags):
-    target = tmp_path / "report.json"
-    command = [sys.executable, device.__file__, "--worker", str(target), *flags, str(path)]
-    log = tmp_path / "log"
-    ended = []
-    device.in_turn(
-        [("page", command, device.ENVIRONMENT | {"JAX_PLATFORMS": "cpu"}, log)],
-        1,
-        float("inf"),
-        lambda *end: ended.append(end),
-    )
-    assert ended[0][2] == 0, log.read_text()
+def run(folder, cells, *flags):
+    """What a process of its own reports of a page."""
+    target, page = folder / "report.json", notebook(folder / "page.ipynb", *cells)
+    command = [sys.executable, device.__file__, "--worker", target, *flags, page]
+    env = os.environ | device.ENVIRONMENT | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, env=env, check=True)
     return json.loads(target.read_text())
 
 
 def test_a_page_goes_on_after_what_fails(tmp_path):
-    report = run(tmp_path, notebook(tmp_path / "page.ipynb", *TROUBLED))
+    report = run(tmp_path, TROUBLED)
     assert [claim.split(": ")[0] for claim in report["claims"]] == ["oswald-prop1", "oswald-prop2"]
     assert "|measured - expected| = 1 exceeds" in report["claims"][0]
     assert report["errors"] == ["cell 3: NameError: name 'undefined' is not defined"]
@@ -259,7 +189,7 @@ def test_a_page_goes_on_after_what_fails(tmp_path):
     "flags, holds", [(["--tf32", "--no-setup"], False), (["--tf32"], True), ([], True)]
 )
 def test_without_setup_a_card_rounds(tmp_path, flags, holds):
-    report = run(tmp_path, notebook(tmp_path / "page.ipynb", *PRECISE), *flags)
+    report = run(tmp_path, PRECISE, *flags)
     assert report["errors"] == []
     assert report["differ"] == ([] if holds else ["cell 2: True  ->  False"])
 
@@ -283,20 +213,31 @@ def test_a_pass_survives_a_page_that_dies(tmp_path, monkeypatch):
 # Several at once.
 
 
-def started(code):
-    return [sys.executable, "-c", code]
+HELP = """
+from pathlib import Path
+import subprocess, sys, time
+
+at = Path({!r})
+
+def wait(name):
+    while not (at / name).exists():
+        time.sleep(0.01)
+
+"""
+
+
+def command(folder, name, code):
+    """A command that knows the folder and can wait for a file there."""
+    return name, [sys.executable, "-c", HELP.format(str(folder)) + code], {}, folder / f"{name}.log"
 
 
 def test_commands_run_in_turn(tmp_path):
     ended = []
-    note = f"from pathlib import Path\nimport time\nat = Path({str(tmp_path)!r})\n"
-    wait = "(at / '{}').touch()\nwhile not (at / '{}').exists(): time.sleep(0.01)"
     commands = [
-        ("a", note + wait.format("a", "b")),  # ends only if b runs beside it
-        ("b", note + wait.format("b", "a")),
-        ("c", "import sys; print('told'); sys.exit(7)"),
+        command(tmp_path, "a", "(at / 'a').touch(); wait('b')"),  # ends only if b runs beside it
+        command(tmp_path, "b", "(at / 'b').touch(); wait('a')"),
+        command(tmp_path, "c", "print('told'); sys.exit(7)"),
     ]
-    commands = [(name, started(code), {}, tmp_path / f"{name}.log") for name, code in commands]
     device.in_turn(commands, 2, float("inf"), lambda *end: ended.append(end))
     assert {(name, status) for name, _, status in ended} == {("a", 0), ("b", 0), ("c", 7)}
     assert ended[-1][0] == "c"  # two at once, no more
@@ -306,27 +247,26 @@ def test_commands_run_in_turn(tmp_path):
 @pytest.mark.parametrize("how", ["the deadline", "the limit"])
 def test_what_takes_too_long_is_ended(tmp_path, how):
     ended, start = [], time.perf_counter()
-    sleeper = ("slow", started("import time; time.sleep(600)"), {}, tmp_path / "log")
+    commands = [command(tmp_path, name, "time.sleep(600)") for name in ("slow", "late")]
     deadline, limit = (start + 0.3, 600) if how == "the deadline" else (float("inf"), 0.3)
-    waiting = [("late", *sleeper[1:])] if how == "the deadline" else []
-    device.in_turn([sleeper, *waiting], 1, deadline, lambda *end: ended.append(end), limit)
-    assert [(name, status) for name, _, status in ended] == [("slow", None)]
+    device.in_turn(commands, 1, deadline, lambda *end: ended.append(end), limit)
+    expected = ["slow"] if how == "the deadline" else ["slow", "late"]
+    assert [(name, status) for name, _, status in ended] == [(name, None) for name in expected]
     assert time.perf_counter() - start < 60
 
 
 def test_an_interrupted_run_leaves_nothing_running(tmp_path):
     """Nor what its commands have started."""
-    note = f"from pathlib import Path\nimport sys, subprocess, time\nat = Path({str(tmp_path)!r})\n"
-    wait = "while not (at / '{}').exists(): time.sleep(0.01)\n"
-    inner = note + "(at / 'up').touch()\n" + wait.format("go") + "(at / 'over').touch()"
-    outer = note + f"subprocess.run([sys.executable, '-c', {inner!r}])"
-    commands = [("starts another", outer), ("waits for that", note + wait.format("up"))]
+    _, inner, _, _ = command(tmp_path, "", "(at / 'up').touch(); wait('go'); (at / 'over').touch()")
+    commands = [
+        command(tmp_path, "starts another", f"subprocess.run({inner!r})"),
+        command(tmp_path, "waits for that", "wait('up')"),
+    ]
 
     def interrupt(*end):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        commands = [(name, started(code), {}, tmp_path / "log") for name, code in commands]
         device.in_turn(commands, 2, float("inf"), interrupt)
     (tmp_path / "go").touch()
     time.sleep(1)
@@ -347,18 +287,11 @@ ERROR tests/test_b.py::test_three - RuntimeError
 
 
 def test_what_pytest_tells():
-    summary, failed = device.told(ENDED)
-    assert summary == "1 failed, 1 passed, 1 error in 127.09s (0:02:07)"
-    assert failed == {
-        "tests/test_a.py::test_two[grad of jit]": "AssertionError: 1 == 2",
-        "tests/test_b.py::test_three": "RuntimeError",
-    }
-
-
-def test_what_pytest_tells_until_it_is_stopped():
-    summary, failed = device.told("".join(ENDED.splitlines(True)[:2]))
-    assert summary == "stopped; 1 passed until then"
-    assert failed == {"tests/test_a.py::test_two[grad of jit]": ""}
+    two = "tests/test_a.py::test_two[grad of jit]"
+    failed = {two: "AssertionError: 1 == 2", "tests/test_b.py::test_three": "RuntimeError"}
+    assert device.told(ENDED) == ("1 failed, 1 passed, 1 error in 127.09s (0:02:07)", failed)
+    begun = "".join(ENDED.splitlines(True)[:2])
+    assert device.told(begun) == ("stopped; 1 passed until then", {two: ""})
 
 
 def test_all_that_is_wrong_is_in_the_table(tmp_path):

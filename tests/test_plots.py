@@ -17,24 +17,16 @@ X = np.array([0.0, 2.0, 4.0])
 
 @pytest.fixture
 def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    plt.close(figure)
+    """Axes in the style of the book."""
+    with plt.rc_context():
+        plots.use_style()
+        figure, ax = plt.subplots()
+        yield ax
+        plt.close(figure)
 
 
-@pytest.fixture
-def pair():
-    figure, axes = plt.subplots(1, 2)
-    yield axes
-    plt.close(figure)
-
-
-def data(line):
-    return np.stack(line.get_data()).tolist()
-
-
-def colour(line):
-    return to_hex(line.get_color()).upper()
+def has_grid(ax):
+    return any(line.get_visible() for line in ax.get_xgridlines())
 
 
 def test_roles_are_told_apart_by_more_than_colour():
@@ -50,29 +42,23 @@ def test_roles_are_told_apart_by_more_than_colour():
     assert plots.ROLES["theory"]["linestyle"] == "--"
 
 
-@pytest.mark.parametrize("role", list(plots.ROLES))
-def test_one_curve_has_no_band(ax, role):
-    assert plots.band(ax, X, np.array([3, 1, 2]), role, "name") is ax
+@pytest.mark.parametrize("values", [[3, 1, 2], [[3, 1, 2]]], ids=["curve", "one seed"])
+@pytest.mark.parametrize("role", plots.ROLES)
+def test_one_curve_has_no_band(ax, role, values):
+    assert plots.band(ax, X, values, role, "name") is ax
     (line,) = ax.lines
-    assert data(line) == [[0, 2, 4], [3, 1, 2]]
-    assert colour(line) == plots.ROLES[role]["color"]
-    assert line.get_linestyle() == plots.ROLES[role]["linestyle"]
+    assert np.array_equal(line.get_data(), [X, [3, 1, 2]])
+    style = {"color": line.get_color(), "linestyle": line.get_linestyle()}
+    assert plots.ROLES[role].items() >= style.items()
     assert line.get_marker() == plots.ROLES[role]["marker"]
     assert line.get_label() == "name"
     assert not ax.collections
 
 
-def test_a_single_seed_has_no_band(ax):
-    plots.band(ax, X, np.array([[3, 1, 2]]), "trained", "name")
-    assert not ax.collections
-    assert ax.lines[0].get_label() == "name"
-
-
 def test_seeds_are_drawn_as_mean_and_range(ax):
-    values = np.array([[2.0, 5.0, 3.0], [6.0, 1.0, 9.0]])
-    plots.band(ax, X, values, "trained", "name")
+    plots.band(ax, X, [[2.0, 5.0, 3.0], [6.0, 1.0, 9.0]], "trained", "name")
     (line,), (area,) = ax.lines, ax.collections
-    assert data(line) == [[0, 2, 4], [4, 3, 6]]
+    assert np.array_equal(line.get_data(), [X, [4, 3, 6]])
     assert line.get_label() == "name (2 seeds)"
     vertices = area.get_paths()[0].vertices
     for x, low, high in zip(X, [2, 1, 3], [6, 5, 9], strict=True):
@@ -88,81 +74,84 @@ def test_weights_are_drawn_on_a_centred_scale(ax):
     np.testing.assert_array_equal(image.get_array(), matrix)
     assert image.get_clim() == (-1.5, 1.5)
     red, green, blue, _ = image.to_rgba(1.5)
-    assert red > green
-    assert red > blue  # positive weights are red
+    assert red > max(green, blue)  # positive weights are red
     assert min(image.to_rgba(0.0)) > 0.95  # and zero is white
     across, down = ax.lines
-    assert set(across.get_ydata()) == {1.5}
-    assert set(down.get_xdata()) == {1.5}
-    assert ax.get_title() == "name"
-    assert not len(ax.get_xticks())
-    assert not len(ax.get_yticks())
+    assert set(across.get_ydata()) == set(down.get_xdata()) == {1.5}
+    assert ax.get_title("left") == "name"
+    assert not len(ax.get_xticks()) and not len(ax.get_yticks())
     assert all(spine.get_visible() for spine in ax.spines.values())
-    assert not any(line.get_visible() for line in ax.get_xgridlines())
+    ax.set_xticks([0, 1])
+    assert not has_grid(ax)
 
 
-def test_weights_leave_out_the_grid_of_the_style():
-    with plt.rc_context():
-        plots.use_style()
-        figure, ax = plt.subplots()
-        plots.weights(ax, np.eye(3), 2, 1.0, "name")
-        ax.set_xticks([0, 1])
-        figure.canvas.draw()
-        assert not any(line.get_visible() for line in ax.get_xgridlines())
-        assert all(spine.get_visible() for spine in ax.spines.values())
-        plt.close(figure)
-
-
-def test_scale_bar_shows_the_shared_limits(pair):
-    for panel, matrix in zip(pair, (np.eye(3), -np.eye(3)), strict=True):
-        plots.weights(panel, matrix, 2, 0.123, "")
-    figure = pair[0].figure
-    plots.scale_bar(figure, pair, 0.123)
-    bar = figure.axes[2]
+@pytest.mark.parametrize("signs, low", [((1, -1), -0.123), ((-1,), -0.123), ((1, 1), 0)])
+def test_scale_bar_shows_the_shared_limits(signs, low):
+    """From zero where nothing is negative."""
+    figure, (panels,) = plt.subplots(1, len(signs), squeeze=False)
+    for panel, sign in zip(panels, signs, strict=True):
+        plots.weights(panel, sign * np.eye(3), 2, 0.123, "")
+    plots.scale_bar(figure, panels, 0.123)
+    bar = figure.axes[-1]
     assert bar.get_yticks().tolist() == [-0.123, 0, 0.123]
     assert [t.get_text() for t in bar.get_yticklabels()] == ["-0.12", "0", "0.12"]
-    assert bar.get_ylim() == (-0.123, 0.123)
+    assert bar.get_ylim() == (low, 0.123)
     figure.canvas.draw()
-    assert bar.get_position().x0 > max(panel.get_position().x1 for panel in pair)
+    assert bar.get_position().x0 > max(panel.get_position().x1 for panel in panels)
+    plt.close(figure)
 
 
-def test_scale_bar_may_belong_to_one_matrix(ax):
-    plots.weights(ax, -np.eye(3), 2, 0.5, "")
-    plots.scale_bar(ax.figure, [ax], 0.5)
-    assert ax.figure.axes[1].get_ylim() == (-0.5, 0.5)
+def test_attention_map_names_its_positions(ax):
+    pattern = np.array([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
+    assert plots.attention_map(ax, pattern, "•ab", "name") is ax
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), pattern)
+    assert image.get_clim() == (0, 1)
+    assert min(image.to_rgba(0.0)) > 0.95  # no attention is white
+    for axis in (ax.xaxis, ax.yaxis):
+        assert axis.get_ticklocs().tolist() == [0, 1, 2]
+        assert [t.get_text() for t in axis.get_ticklabels()] == ["•", "a", "b"]
+        assert not any(t.tick1line.get_markersize() for t in axis.get_major_ticks())
+    texts = ax.get_title("left"), ax.get_xlabel(), ax.get_ylabel()
+    assert texts == ("name", "attended to", "position that looks")
+    assert not has_grid(ax)
 
 
-def test_scale_bar_starts_at_zero_where_nothing_is_negative(pair):
-    for panel in pair:
-        plots.weights(panel, np.eye(3), 2, 0.5, "")
-    plots.scale_bar(pair[0].figure, pair, 0.5)
-    assert pair[0].figure.axes[2].get_ylim() == (0, 0.5)
+BAND = {"x": X, "values": X, "role": "gd", "label": ""}
+WEIGHTS = {"matrix": np.eye(3), "split": 2, "limit": 1.0, "title": ""}
+MAP = {"pattern": np.eye(3), "tokens": "abc", "title": ""}
+BAD = [
+    (plots.band, BAND, {"role": "GD"}, "role must be one of gd, gd.., trained, .*, got 'GD'"),
+    (plots.band, BAND, {"values": X[:2]}, "x and y must have same first dimension"),
+    (plots.band, BAND, {"values": [1.0, np.nan, 2.0]}, "values must be finite, got .*nan"),
+    (plots.weights, WEIGHTS, {"matrix": X}, r"matrix must be Real\[Array, 'rows columns'\], got"),
+    (plots.weights, WEIGHTS, {"matrix": np.eye(2) * np.nan}, "matrix must be finite"),
+    (plots.weights, WEIGHTS, {"limit": 0.0}, "limit must be positive, got 0.0"),
+    (plots.attention_map, MAP, {"tokens": "ab"}, r"pattern must be Real.*, got float64\[3, 3\]"),
+        plots.attention_map,
+        MAP,
+        {"tokens": "ab"},
+        r"pattern must be Real\[Array, .*, got float64\[3, 3\]",
+    ),
+    (plots.attention_map, MAP, {"pattern": np.eye(3) * np.nan}, "pattern must be finite"),
+]
 
 
-Y, MOVED, QUERIES, LANDED = X + 1, X - 1, np.array([0.5, 1.5]), np.array([-1.0, -3.0])
+@pytest.mark.parametrize("draw, good, change, message", BAD)
+def test_what_cannot_be_drawn_is_named(ax, draw, good, change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        draw(ax, **{**good, **change})
 
 
-def draw_steps(ax, count=3, **changes):
-    curves = [LINE**2 * (k + 1) * (1 - LINE) for k in range(count)]
-    answers = [MARKS * k for k in range(count)]
-    arguments = {
-        "t": X, "y": Y, "line": LINE, "truth": 2 * LINE, "curves": curves, "marks": MARKS,
-        "answers": answers, "labels": [10 * (k + 1) for k in range(count)],
-    }  # fmt: skip
-    return plots.steps(ax, **arguments | changes), curves, answers
-
-
-def test_style_is_one():
-    with plt.rc_context():
-        plots.use_style()
-        assert plt.rcParams["figure.figsize"][0] == plots.WIDTH
-        assert plt.rcParams["figure.figsize"][1] < plots.WIDTH
-        assert plt.rcParams["figure.facecolor"] == "white"  # on dark pages as well
-        assert plt.rcParams["savefig.facecolor"] == "white"
-        assert 10 / 72 / plots.WIDTH * 350 > 9  # 10 pt letters on a phone, in px
-        assert plt.rcParams["font.size"] >= 10
-        assert plt.rcParams["axes.grid"]
-        assert not plt.rcParams["axes.spines.top"]
+def test_style_is_one(ax):
+    assert plt.rcParams["figure.figsize"][0] == plots.WIDTH
+    assert plt.rcParams["figure.figsize"][1] < plots.WIDTH
+    assert plt.rcParams["figure.facecolor"] == "white"  # on dark pages as well
+    assert plt.rcParams["savefig.facecolor"] == "white"
+    assert 10 / 72 / plots.WIDTH * 350 > 9  # 10 pt letters on a phone, in px
+    assert plt.rcParams["font.size"] >= 10
+    assert has_grid(ax)
+    assert not ax.spines["top"].get_visible()
 
 
 def test_source_is_the_code_itself():
@@ -179,32 +168,3 @@ def test_source_leaves_out_marks_for_mutants():
 
     assert "#" not in plots.source(marked).code
     assert plots.source(marked).code.endswith("return one + one")
-
-
-CORNER = np.array([[2.0, 2.0], [1.0, 1.0], [0.5, 0.5]])
-
-
-def test_attention_map_names_its_positions(ax):
-    pattern = np.array([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
-    assert plots.attention_map(ax, pattern, "•ab", "name") is ax
-    (image,) = ax.images
-    np.testing.assert_array_equal(image.get_array(), pattern)
-    assert image.get_clim() == (0, 1)
-    assert min(image.to_rgba(0.0)) > 0.95  # no attention is white
-    assert ax.get_title() == "name"
-    for axis in (ax.xaxis, ax.yaxis):
-        assert axis.get_ticklocs().tolist() == [0, 1, 2]
-        assert [t.get_text() for t in axis.get_ticklabels()] == ["•", "a", "b"]
-        assert not any(t.tick1line.get_markersize() for t in axis.get_major_ticks())
-    assert ax.get_xlabel() == "attended to"
-    assert ax.get_ylabel() == "position that looks"
-
-
-def test_attention_map_leaves_out_the_grid_of_the_style():
-    with plt.rc_context():
-        plots.use_style()
-        figure, ax = plt.subplots()
-        plots.attention_map(ax, np.eye(3), "abc", "")
-        figure.canvas.draw()
-        assert not any(line.get_visible() for line in ax.get_xgridlines())
-        plt.close(figure)

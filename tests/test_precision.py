@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,7 +34,6 @@ from icl_gd import (
 from icl_gd._precision import exact
 from icl_gd.attention import Attention, Products
 from icl_gd.book import setup
-from icl_gd.induction import Transformer
 from icl_gd.moments import Kappas
 from icl_gd.theory import Moments, Schedule
 
@@ -51,6 +51,7 @@ TASKS = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), TASK)
 W0 = normal(OUTPUTS, D)
 WEIGHTS = Attention(*normal(4, D + OUTPUTS, D + OUTPUTS, seed=2))
 LAYER = Products(*WEIGHTS[:2])
+SQUARE = Products(normal(D, D), normal(D, D, seed=1))
 PAIRS = Products(normal(2 * D, 2 * D), normal(D, 2 * D))
 TURNS = tasks.autoregressive(jax.random.key(3), LENGTH, D)
 SEQUENCE = jnp.array([0, 1, 2, 1, 2])
@@ -80,84 +81,55 @@ def velocity(y):
     return -(y @ y)
 
 
-# Functions with products: a function of real arrays, and such arrays.
+def case(function, *arrays, **rest):
+    """A function of arrays, or of tuples of them, and where to call it."""
+    return partial(function, **rest), arrays
+
+
+# Functions with products.
 EXACT = {
-    "theory.population_loss": (
-        lambda kq, pv: theory.population_loss(Products(kq, pv), N, MOMENTS),
-        (normal(D, D), normal(D, D)),
+    "theory.population_loss": case(theory.population_loss, SQUARE, n=N, moments=MOMENTS),
+    "flow.integrate": case(lambda y: flow.integrate(velocity, y, TIMES), normal(2, 2)),
+    "moments.quartic_loss": case(
+        lambda layer, square: moments.quartic_loss(layer, quartic(square)), SQUARE, normal(D**6)
     ),
-    "flow.integrate": (
-        lambda start: flow.integrate(velocity, start, TIMES),
-        (normal(2, 2),),
+    "moments.sampled_quartic": case(
+        lambda x: moments.sampled_quartic(x * TURNS[None], chunk=1), normal(2, LENGTH, D)
     ),
-    "moments.quartic_loss": (
-        lambda kq, pv, square: moments.quartic_loss(Products(kq, pv), quartic(square)),
-        (normal(D, D), normal(D, D), normal(D**6)),
+    "measures.mean_loss": case(lambda w: measures.mean_loss(model_of(w), TASKS), LAYER),
+    "measures.sensitivity": case(lambda w: measures.sensitivity(model_of(w), TASK), LAYER),
+    "measures.alignment": case(
+        lambda w: measures.alignment(model_of(w), lambda t: t.x_query @ W0.T, TASKS), LAYER
     ),
-    "moments.sampled_quartic": (
-        lambda x: moments.sampled_quartic(x * TURNS[None], chunk=1),
-        (normal(2, LENGTH, D),),
+    "measures.token_losses": case(measures.token_losses, MODEL, sequence=SEQUENCE),
+    "measures.mean_token_losses": case(measures.mean_token_losses, MODEL, sequences=SEQUENCE[None]),
+    "measures.mean_prefix_matching": case(
+        measures.mean_prefix_matching, MODEL, sequences=SEQUENCE[None]
     ),
-    "measures.mean_loss": (
-        lambda *layer: measures.mean_loss(model_of(Products(*layer)), TASKS), LAYER
+    "measures.ablated_losses": case(
+        measures.ablated_losses, MODEL, sequences=SEQUENCE[None], kind="mean"
     ),
-    "measures.sensitivity": (
-        lambda *layer: measures.sensitivity(model_of(Products(*layer)), TASK), LAYER
-    ),
-    "measures.alignment": (
-        lambda *layer: measures.alignment(
-            model_of(Products(*layer)), lambda t: t.x_query @ W0.T, TASKS
+    "measures.token_sensitivity": case(
+        lambda w, prompts: measures.token_sensitivity(
+            partial(attention.linear_attention, w), prompts
         ),
         LAYER,
+        jax.vmap(tokens.join)(TASKS),
     ),
-    "measures.token_losses": (
-        lambda embed, unembed: measures.token_losses(
-            Transformer(embed, MODEL.heads, unembed), SEQUENCE
-        ),
-        (MODEL.embed, MODEL.unembed),
+    "descent.loss": case(descent.loss, W0, TASK.x, TASK.y),
+    "descent.gradient": case(descent.gradient, W0, TASK.x, TASK.y),
+    "descent.gradient_descent": case(
+        descent.gradient_descent, W0, TASK.x, TASK.y, eta=0.1, steps=3
     ),
-    "measures.mean_token_losses": (
-        lambda embed, unembed: measures.mean_token_losses(
-            Transformer(embed, MODEL.heads, unembed), SEQUENCE[None]
-        ),
-        (MODEL.embed, MODEL.unembed),
-    ),
-    "measures.mean_prefix_matching": (
-        lambda embed: measures.mean_prefix_matching(MODEL._replace(embed=embed), SEQUENCE[None]),
-        (MODEL.embed,),
-    ),
-    "measures.ablated_losses": (
-        lambda embed, unembed: measures.ablated_losses(
-            Transformer(embed, MODEL.heads, unembed), SEQUENCE[None], "mean"
-        ),
-        (MODEL.embed, MODEL.unembed),
-    ),
-    "measures.token_sensitivity": (
-        lambda *layer: measures.token_sensitivity(
-            lambda prompt: attention.linear_attention(Products(*layer), prompt),
-            jax.vmap(tokens.join)(TASKS),
-        ),
-        LAYER,
-    ),
-    "descent.loss": (descent.loss, (W0, TASK.x, TASK.y)),
-    "descent.gradient": (descent.gradient, (W0, TASK.x, TASK.y)),
-    "descent.gradient_descent": (
-        lambda w, x, y: descent.gradient_descent(w, x, y, 0.1, 3), (W0, TASK.x, TASK.y)
-    ),
-    "descent.predict": (
-        lambda x, y, w: descent.predict(TASK._replace(x=x, y=y), 0.1, 3, w), (TASK.x, TASK.y, W0)
-    ),
-    "descent.gd_plus_plus": (
-        lambda x, y, x_query: descent.gd_plus_plus(x, y, x_query, *SCHEDULE),
-        (TASK.x, TASK.y, TASK.x_query),
-    ),
-    "descent.running_least_squares": (descent.running_least_squares, (normal(LENGTH, D),)),
-    "tasks.regression": (
+    "descent.predict": case(lambda w, task: descent.predict(task, 0.1, 3, w), W0, TASK),
+    "descent.gd_plus_plus": case(descent.gd_plus_plus, *TASK[:2], TASK.x_query, *SCHEDULE),
+    "descent.running_least_squares": case(descent.running_least_squares, normal(LENGTH, D)),
+    "tasks.regression": case(
         lambda scale: tasks.regression(jax.random.key(0), N, D, OUTPUTS, target_scale=scale),
-        (jnp.ones(()),),
+        jnp.ones(()),
     ),
-    "tokens.join": (lambda x, w: tokens.join(TASK._replace(x_query=x), w), (TASK.x_query, W0)),
-}  # fmt: skip
+    "tokens.join": case(tokens.join, TASK, W0),
+}
 
 # Functions without products. What NumPy computes is computed by the processor.
 WITHOUT = {
@@ -270,17 +242,15 @@ def forwards(function):
 
 
 def batched(function):
-    return lambda *arguments: jax.vmap(function)(*(jnp.stack([a, a]) for a in arguments))
+    twice = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree)
+    return lambda *arguments: jax.vmap(function)(*twice(arguments))
 
 
 TRANSFORMS = {
     "itself": lambda function: function,
-    "jit": jax.jit,
-    "vmap": batched,
-    "grad": slopes,
     "jvp": forwards,
-    "grad of jit": lambda function: slopes(jax.jit(function)),
-    "vmap of grad": lambda function: batched(slopes(function)),
+    "grad": slopes,
+    "vmap of grad of jit": lambda function: batched(slopes(jax.jit(function))),
 }
 
 

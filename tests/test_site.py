@@ -4,6 +4,7 @@
 instead where REQUIRE_CHROMIUM=1.
 """
 
+import contextlib
 import functools
 import http.server
 import os
@@ -45,7 +46,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address():
     """A local server of the site."""
-    assert PAGES, f"there is no book in {SITE}: run `make book`"
     handler = functools.partial(Quiet, directory=str(SITE))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -71,84 +71,69 @@ def browser():
         browser.close()
 
 
-class Visit:
-    """One page, opened with every other host blocked, and what went wrong on the way."""
+@contextlib.contextmanager
+def visit(browser, url, size, scheme="light"):
+    """A tab with a page, every other host blocked; nothing may go wrong until it is left."""
+    faults = []
+    origin = "file:" if url.startswith("file:") else "/".join(url.split("/")[:3]) + "/"
 
-    def __init__(self, browser, url, size, scheme="light"):
-        self.faults = []
-        self.tab = browser.new_page(viewport=size, color_scheme=scheme)
-        origin = "file:" if url.startswith("file:") else "/".join(url.split("/")[:3]) + "/"
-        self.tab.route("**/*", functools.partial(self.let_through, origin))
-        self.tab.on("pageerror", lambda e: self.faults.append(f"error in the page: {e}"))
-        self.tab.on("console", self.listen)
-        self.tab.on("requestfailed", lambda r: self.faults.append(f"failed: {r.url}"))
-        self.tab.on("response", self.answered)
-        self.tab.goto(url)
-        self.tab.evaluate("() => window.MathJax?.startup?.promise.then(() => document.fonts.ready)")
+    def let_through(route):
+        if route.request.url.startswith((origin, "data:")):
+            return route.continue_()
+        faults.append(f"asked the network for {route.request.url}")
+        route.abort()
 
-    def let_through(self, origin, route):
-        url = route.request.url
-        if url.startswith((origin, "data:")):
-            route.continue_()
-        else:
-            self.faults.append(f"asked the network for {url}")
-            route.abort()
-
-    def listen(self, message):
-        if message.type in ("error", "warning"):
-            self.faults.append(f"console: {message.text}")
-
-    def answered(self, response):
-        if response.status >= 400:
-            self.faults.append(f"{response.status}: {response.url}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.tab.close()
+    tab = browser.new_page(viewport=size, color_scheme=scheme)
+    tab.route("**/*", let_through)
+    tab.on("pageerror", lambda error: faults.append(f"error in the page: {error}"))
+    tab.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
+    tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    tab.on("response", lambda r: r.status >= 400 and faults.append(f"{r.status}: {r.url}"))
+    tab.goto(url)
+    tab.evaluate("() => window.MathJax?.startup?.promise.then(() => document.fonts.ready)")
+    yield tab
+    tab.close()
+    assert not faults
 
 
 def has_mathematics(page):
     return 'class="math ' in (SITE / page).read_text(encoding="utf-8")
 
 
-def look(visit, page):
+TEXT = """a => {
+    a = a.cloneNode(true);
+    a.querySelectorAll("pre, code, script, mjx-container, .highlight").forEach(e => e.remove());
+    return a.textContent;
+}"""
+
+
+def look(tab, page):
     """What holds on every page, however it is opened."""
-    tab = visit.tab
-    assert not visit.faults
     assert not tab.locator("mjx-merror, [data-mjx-error]").count()
     if has_mathematics(page):
         rendered = tab.locator(".math mjx-container").count()
         assert rendered == tab.locator(".math").count() > 0
-    article = tab.locator("article.bd-article")
-    code = "pre, code, script, mjx-container, .highlight"
-    text = article.evaluate(
-        "(a, code) => { a = a.cloneNode(true);"
-        " a.querySelectorAll(code).forEach(e => e.remove()); return a.textContent }",
-        code,
-    )
-    assert not RAW.findall(text)
+    assert not RAW.findall(tab.locator("article.bd-article").evaluate(TEXT))
 
 
 @each_page
 def test_page_reads_offline(browser, address, page):
-    with Visit(browser, address + page, DESK) as visit:
-        look(visit, page)
-        for image in visit.tab.locator("article img").all():
+    with visit(browser, address + page, DESK) as tab:
+        look(tab, page)
+        for image in tab.locator("article img").all():
             assert (image.get_attribute("alt") or "").strip(), image.get_attribute("src")
             assert image.evaluate("i => i.complete && i.naturalWidth > 0")
 
 
 @each_page
 def test_phone_never_scrolls_sideways(browser, address, page):
-    with Visit(browser, address + page, PHONE, "dark") as visit:
+    with visit(browser, address + page, PHONE, "dark") as tab:
         for scheme in ["dark", "light"]:
-            visit.tab.emulate_media(color_scheme=scheme)
-            visit.tab.wait_for_selector(f"html[data-theme={scheme}]")
-            look(visit, page)
-            width = visit.tab.evaluate("document.documentElement.scrollWidth")
-            assert width <= PHONE["width"], visit.tab.evaluate(TOO_WIDE)
+            tab.emulate_media(color_scheme=scheme)
+            tab.wait_for_selector(f"html[data-theme={scheme}]")
+            look(tab, page)
+            width = tab.evaluate("document.documentElement.scrollWidth")
+            assert width <= PHONE["width"], tab.evaluate(TOO_WIDE)
 
 
 VIEWED = [p for p in PAGES if 'aria-label="Attention view"' in (SITE / p).read_text("utf-8")]
@@ -165,34 +150,36 @@ def test_some_page_has_an_attention_view():
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_attention_view_answers(browser, address, page, size):
     """Hovering, tapping and the keyboard choose a token and a head."""
-    with Visit(browser, address + page, size) as visit:
-        view = visit.tab.locator("[aria-label='Attention view']")
-        tokens, said = view.locator("button[data-t]"), view.locator("p[aria-live]")
-        sign = lambda at: f"Token {at} \u201c{tokens.nth(at).text_content()}\u201d: head "
-        shares = lambda: [float(share) for _, share, _ in view.evaluate(SHOWN)]
-        last = tokens.count() - 1
-        tokens.nth(20).hover()
-        assert said.text_content().startswith(sign(20))
-        assert sum(shares()) == pytest.approx(1, abs=0.03) and not any(shares()[21:])
-        tokens.nth(last).click()
-        assert said.text_content().startswith(sign(last))
-        for key, at in [("ArrowLeft", last - 1), ("Home", 0), ("ArrowRight", 1), ("End", last)]:
-            visit.tab.keyboard.press(key)
-            assert said.text_content().startswith(sign(at))
-            assert tokens.nth(at).evaluate("t => t === document.activeElement")
-        heads = view.locator("input")
+    with visit(browser, address + page, size) as tab:
+        view = tab.locator("[aria-label='Attention view']")
+        tokens, said, heads = map(view.locator, ("button[data-t]", "p[aria-live]", "input"))
         names = [head.get_attribute("value") for head in heads.all()]
+        shares = lambda: [float(share) for _, share, _ in view.evaluate(SHOWN)]
+
+        def tells(at, head=""):
+            sign = f"Token {at} \u201c{tokens.nth(at).text_content()}\u201d: head {head}"
+            return said.text_content().startswith(sign)
+
+        tokens.nth(20).hover()
+        assert tells(20)
+        assert sum(shares()) == pytest.approx(1, abs=0.03) and not any(shares()[21:])
+        last = tokens.count() - 1
+        tokens.nth(last).click()
+        assert tells(last)
+        for key, at in [("ArrowLeft", last - 1), ("Home", 0), ("ArrowRight", 1), ("End", last)]:
+            tab.keyboard.press(key)
+            assert tells(at)
+            assert tokens.nth(at).evaluate("t => t === document.activeElement")
         for key, head in [("ArrowDown", names[1]), ("ArrowUp", names[0]), ("ArrowUp", names[-1])]:
-            visit.tab.keyboard.press(key)
-            assert said.text_content().startswith(sign(last) + head)
+            tab.keyboard.press(key)
+            assert tells(last, head)
             assert view.locator("input:checked").get_attribute("value") == head
         heads.nth(2).check()
-        assert said.text_content().startswith(sign(last) + names[2])
+        assert tells(last, names[2])
         share, at, _ = view.locator("output").nth(2).text_content().split(" ", 2)
         colours = shares()
         assert colours.index(max(colours)) == int(at)
         assert f"{100 * max(colours):.0f}%" == share or abs(100 * max(colours) % 1 - 0.5) < 1e-6
-        assert not visit.faults
 
 
 @each_view
@@ -200,24 +187,22 @@ def test_attention_view_is_a_picture_without_scripts(browser, address, page):
     """What stands there before any script runs is what the script shows first."""
     pictures = []
     for scripts in (False, True):
-        context = browser.new_context(viewport=PHONE, java_script_enabled=scripts)
-        tab = context.new_page()
+        tab = browser.new_context(viewport=PHONE, java_script_enabled=scripts).new_page()
         tab.goto(address + page)
         view = tab.locator("[aria-label='Attention view']")
-        tokens = view.locator("button[data-t]")
-        styles = [token.get_attribute("style") for token in tokens.all()]
+        styles = [t.get_attribute("style") for t in view.locator("button[data-t]").all()]
         shares = [float(re.search(r"--a: ?([\d.e-]+)", style)[1]) for style in styles]
         texts = [view.locator(part).all_text_contents() for part in ("output", "p", "code")]
         pictures.append((shares, texts))
-        context.close()
+        tab.context.close()
     assert pictures[0] == pictures[1]
     assert sum(pictures[0][0]) == pytest.approx(1, abs=0.03)
 
 
 def test_a_page_reads_from_disk(browser, address):
     page = next(filter(has_mathematics, PAGES))
-    with Visit(browser, (SITE / page).as_uri(), DESK) as visit:
-        look(visit, page)
+    with visit(browser, (SITE / page).as_uri(), DESK) as tab:
+        look(tab, page)
 
 
 def test_the_front_door_leads_to_the_book():
@@ -227,9 +212,8 @@ def test_the_front_door_leads_to_the_book():
 
 
 def test_search_finds_a_chapter_offline(browser, address):
-    with Visit(browser, address + "search.html?q=gradient", DESK) as visit:
-        visit.tab.locator("#search-results li").first.wait_for()
-        assert not visit.faults
+    with visit(browser, address + "search.html?q=gradient", DESK) as tab:
+        tab.locator("#search-results li").first.wait_for()
 
 
 def test_executable_pages_open_in_colab_and_binder():

@@ -22,6 +22,7 @@ from sphinx.util.logging import get_node_location
 
 # What Markdown would take for markup, and is text.
 MARKUP = re.compile(r"[\\`*_$~]|<(?=[a-zA-Z/!])|\](?=[(\[])")
+NOTE = re.compile(r"^ *\[\^(\S+)\]:", re.MULTILINE)
 MARK = re.compile(r"^(\d*)([-+.)](?=\s)|[#>])", re.MULTILINE)  # at the beginning of a line
 COLUMN = {"text-left": ":--", "text-center": ":-:", "text-right": "--:"}
 
@@ -66,6 +67,7 @@ class Colab(Builder):
             return
         notebook = nbformat.read(source, as_version=4)
         try:
+            all_notes_are_shown(source, doctree, notebook.cells)
             cells = [cell for cell in self.cells(docname, doctree, notebook.cells) if cell]
         except Fault as fault:
             self.faults.append(str(fault))
@@ -99,6 +101,14 @@ class Colab(Builder):
             texts, shown = [], end
         yield join(texts)
         yield from (cell for cell in source[shown:] if cell.cell_type == "code")
+
+
+def all_notes_are_shown(source, doctree, cells):
+    """MyST drops a footnote that nothing refers to, in silence."""
+    shown = {name for note in doctree.findall(nodes.footnote) for name in note["names"]}
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    if lost := set(NOTE.findall(text)) - shown:
+        raise Fault(f"{source}: footnotes that nothing refers to: {', '.join(sorted(lost))}")
 
 
 def blocks(parent):

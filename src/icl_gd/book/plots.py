@@ -87,14 +87,8 @@ def source(function: Callable) -> Source:
     return Source(re.sub(r"\n +_require\.\w+\(.*\)(?=\n)", "", text))
 
 
-def band(
-    ax: Axes,
-    x: Real[Array, " points"],
-    values: Real[Array, "*seeds points"],
-    role: str,
-    label: str,
-) -> Axes:
-    """Draws a curve in its role's style; of several seeds, mean and range.
+def band(ax: Axes, x, values, role: str, label: str) -> Axes:
+    """Draws a curve in its role's style; of (seeds, points) values, mean and range.
 
     Gradient descent is broad and pale, so that a curve which coincides with it leaves
     it visible.
@@ -102,7 +96,7 @@ def band(
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
     _require.finite(values=values)
-    values = np.atleast_2d(values)
+    x, values = np.asarray(x), np.atleast_2d(np.asarray(values, float))
     if len(values) > 1:
         label = f"{label} ({len(values)} seeds)"
         ax.fill_between(
