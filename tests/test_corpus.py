@@ -1,5 +1,6 @@
 """The corpus: which files it reads, its tokens beside a plain encoder, and its windows."""
 
+import sysconfig
 from itertools import pairwise
 
 import jax
@@ -19,7 +20,7 @@ def library():
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """A library of 25 modules, m00 to m24, and what is not to be read."""
     for number in range(25):
         (tmp_path / f"m{number:02}.py").write_bytes(b"x = %d\r\n" % number)
@@ -29,26 +30,28 @@ def folder(tmp_path):
         (tmp_path / package).mkdir()
         (tmp_path / package / "inside.py").write_text("not this")
     (tmp_path / "sitecustomize.py").symlink_to(tmp_path / "missing.py")  # as Debian's may be
-    return tmp_path
+    monkeypatch.setattr(sysconfig, "get_path", {"stdlib": tmp_path}.get)
 
 
-def test_files_order_and_split_are_as_stated(folder):
-    library = corpus.standard_library(folder)
+@pytest.mark.usefixtures("folder")
+def test_files_order_and_split_are_as_stated():
+    library = corpus.standard_library()
     held_out = ["m09", "m19"]
     assert list(library.held_out) == held_out
     assert list(library.training) == [f"m{n:02}" for n in range(25) if n not in (9, 19)]
     assert library.training["m07"] == b"x = 7\n"
 
 
-def test_missing_sources_are_named(tmp_path):
+def test_missing_sources_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", {"stdlib": tmp_path}.get)
     for number in range(19):
         (tmp_path / f"m{number:02}.py").write_text("")
     with pytest.raises(
         ValueError, match=r"folder must hold .*\(at least 20 modules.*found 19 files"
     ):
-        corpus.standard_library(tmp_path)
+        corpus.standard_library()
     (tmp_path / "m19.py").write_text("")
-    assert len(corpus.standard_library(tmp_path).training) == 18
+    assert len(corpus.standard_library().training) == 18
 
 
 def test_the_running_python_has_a_corpus(library):

@@ -71,7 +71,7 @@ def as_layer(blocks):
 
 
 quartic_and_slope = jax.jit(jax.value_and_grad(moments.quartic_loss))
-sampled_quartic = jax.jit(moments.sampled_quartic, static_argnames="chunk")
+sampled_quartic = jax.jit(moments.sampled_quartic)
 direct_and_slope = jax.jit(jax.value_and_grad(through_the_layer))
 
 
@@ -227,11 +227,11 @@ def test_off_diagonals_have_no_gradient_if_odd_moments_vanish():
             assert (np.abs(w[off]).max() < 1e-12) == still
 
 
-@pytest.mark.parametrize("length, d, chunk", [(3, 1, 2), (6, 2, 3), (9, 3, 6)])
-def test_sampled_quartic_is_the_loss_on_those_sequences(length, d, chunk):
+@pytest.mark.parametrize("count, length, d", [(1, 3, 1), (6, 6, 2), (50, 9, 3)])
+def test_sampled_quartic_is_the_loss_on_those_sequences(count, length, d):
     draw = np.random.default_rng(0).normal
-    x = jax.device_put(draw(size=(6, length, d)) + 1j * draw(size=(6, length, d)))
-    q, layer = sampled_quartic(x, chunk), a_layer(1, d)
+    x = jax.device_put(draw(size=(count, length, d)) + 1j * draw(size=(count, length, d)))
+    q, layer = sampled_quartic(x), a_layer(1, d)
     (loss, slope), (direct, slope_of_direct) = (
         quartic_and_slope(layer, q),
         direct_and_slope(layer, x),
@@ -244,7 +244,7 @@ def test_sampled_quartic_is_the_loss_on_those_sequences(length, d, chunk):
 def test_scaled_starts():
     x = all_sequences(lopsided(2), 4)[:10]
     layer = a_layer(0, 2)
-    found, _ = quartic_and_slope(layer, moments.scaled(sampled_quartic(x, 5), 1.7))
+    found, _ = quartic_and_slope(layer, moments.scaled(sampled_quartic(x), 1.7))
     assert found == pytest.approx(float(through_the_layer(layer, 1.7 * x)), rel=1e-11)
 
 

@@ -242,13 +242,13 @@ def test_ablations_of_the_circuit():
 
 
 def test_copying_is_the_derivative_by_finite_differences():
-    separate = jax.jit(lambda task: tokens.separate(task, 4))
+    separate = jax.jit(lambda task: tokens.separate(task))
     batch = in_numpy([separate(a_task(i, 2, 2, 1)) for i in range(3)])
-    layer, h = a_layer(0, 7), 1e-6
+    layer, h = a_layer(0, 13), 1e-6
     apply = jax.jit(lambda prompt: attention.softmax_attention(layer, prompt))
-    slopes = np.zeros((4, 5, 7))
+    slopes = np.zeros((4, 5, 13))
     for context, query in batch:
-        for j, entry in np.ndindex(5, 7):
+        for j, entry in np.ndindex(5, 13):
             moved = np.vstack([context, query])
             moved[j, entry] += h
             up = np.array(apply(tokens.Prompt(moved[:-1], moved[-1])).context)

@@ -246,15 +246,6 @@ def test_odd_map_of_the_construction_is_its_step():
     np.testing.assert_allclose(odd_map(construction(1.7, 4, 3)), -1.7 / 4 * np.eye(3), rtol=1e-15)
 
 
-@pytest.mark.parametrize("deviation", [None, 1.0, 0.3, 2])
-def test_gaussian_moments_are_the_integrals(deviation):
-    moments = theory.gaussian_moments(*([] if deviation is None else [deviation]))
-    nodes, weight = np.polynomial.hermite_e.hermegauss(3)  # exact up to degree 5
-    x = (1.0 if deviation is None else deviation) * nodes
-    assert moments.m2 == pytest.approx(weight @ x**2 / weight.sum(), rel=1e-14)
-    assert moments.m4 == pytest.approx(weight @ x**4 / weight.sum(), rel=1e-14)
-
-
 @pytest.mark.parametrize("n, d", [(1, 1), (2, 2), (10, 10)])
 def test_swapped_layer_closes_one_part_in_d_of_the_gap(n, d):
     """Labels as keys, inputs as values: stationary, and for d = 1 as good as gradient descent."""

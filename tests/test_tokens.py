@@ -1,6 +1,5 @@
 """The layout of tokens, entry by entry."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,35 +74,30 @@ def test_positions_are_sines_and_cosines_in_turn():
 
 
 def test_separate_tokens_stand_in_turn():
-    context, query = in_numpy(tokens.separate(TASK, 4))
-    assert context.shape == (2 * N, 4 + D + M)
+    context, query = in_numpy(tokens.separate(TASK))
+    assert context.shape == (2 * N, 10 + D + M)
     for j in range(N):
-        np.testing.assert_array_equal(context[2 * j, 4:], [*ENTRIES.x[j], 0, 0])
-        np.testing.assert_array_equal(context[2 * j + 1, 4:], [0, 0, 0, *ENTRIES.y[j]])
-    np.testing.assert_array_equal(query[4:], [*ENTRIES.x_query, 0, 0])
-    places = np.vstack([context, query])[:, :4]
-    np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 4))
+        np.testing.assert_array_equal(context[2 * j, 10:], [*ENTRIES.x[j], 0, 0])
+        np.testing.assert_array_equal(context[2 * j + 1, 10:], [0, 0, 0, *ENTRIES.y[j]])
+    np.testing.assert_array_equal(query[10:], [*ENTRIES.x_query, 0, 0])
+    places = np.vstack([context, query])[:, :10]
+    np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 10))
 
 
 def test_published_labels_share_the_last_inputs():
-    context, query = in_numpy(tokens.separate_published(TASK, 6))
-    assert context.shape == (2 * N, D + 6)
+    context, query = in_numpy(tokens.separate_published(TASK))
+    assert context.shape == (2 * N, D + 10)
     for j in range(N):
         np.testing.assert_array_equal(context[2 * j, :D], ENTRIES.x[j])
         np.testing.assert_array_equal(context[2 * j + 1, :D], [0, *ENTRIES.y[j]])
     np.testing.assert_array_equal(query[:D], ENTRIES.x_query)
     places = np.vstack([context, query])[:, D:]
-    np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 6))
-
-
-def test_separate_tokens_have_ten_channels_unless_told():
-    assert jax.eval_shape(tokens.separate, TASK).query.shape == (10 + D + M,)
-    assert jax.eval_shape(tokens.separate_published, TASK).query.shape == (D + 10,)
+    np.testing.assert_array_equal(places, tokens.positions(2 * N + 1, 10))
 
 
 def test_a_label_may_fill_its_token():
     task = a_task(1, 2, 3, 3)
-    found, expected = in_numpy((tokens.separate_published(task, 2).context, task.y))
+    found, expected = in_numpy((tokens.separate_published(task).context, task.y))
     np.testing.assert_array_equal(found[1, :3], expected[0])
     with pytest.raises(ValueError, match="outputs must be between 1 and 2, got 3"):
         tokens.separate_published(a_task(1, 2, 2, 3))

@@ -101,12 +101,7 @@ def embed_blocks(
 
 
 def copy_then_step(
-    eta: Scalar,
-    n: int,
-    d: int,
-    outputs: int = 1,
-    channels: int = 10,
-    sharpness: Scalar = 100.0,
+    eta: Scalar, n: int, d: int, sharpness: Scalar = 100.0
 ) -> tuple[Products, Products]:
     """Two layers that take one gradient step from W = 0 on ``tokens.separate``.
 
@@ -115,19 +110,19 @@ def copy_then_step(
     finds there to its own, so that a label stands beside its input; tokens of inputs
     find a label, whose inputs are zero. (The first token has none before it and finds a
     mixture.) The second, a linear layer, is ``gradient_step``, which passes over tokens
-    without a label. After von Oswald et al. (2022), who say that it can be done; with
-    ten channels it is exact up to e^(-0.47 sharpness).
+    without a label. After von Oswald et al. (2022), who say that it can be done; it is
+    exact up to e^(-0.47 sharpness). One output.
     """
-    _require.at_least(1, d=d, outputs=outputs)
+    _require.at_least(1, d=d)
     _require.positive(sharpness=sharpness)
-    size = channels + d + outputs
+    channels, size = tokens.CHANNELS, tokens.CHANNELS + d + 1
     sines, cosines = tokens.positions(2, channels)[1].reshape(-1, 2).T
     turns = jnp.stack([cosines, -sines, sines, cosines], axis=1).reshape(-1, 2, 2)
     back = jax.scipy.linalg.block_diag(*turns)  # the encoding of p to that of p - 1
-    look_back = jnp.pad(sharpness * size**0.5 * back, (0, d + outputs))
+    look_back = jnp.pad(sharpness * size**0.5 * back, (0, d + 1))
     entry = jnp.arange(size)
     on_x = jnp.diag(1.0 * ((entry >= channels) & (entry < channels + d)))
-    step = gradient_step(eta, n, jnp.zeros((outputs, d)))
+    step = gradient_step(eta, n, jnp.zeros((1, d)))
     step = jax.tree.map(lambda matrix: jnp.pad(matrix, (channels, 0)), step)
     return Products(look_back, on_x), step
 

@@ -25,17 +25,17 @@ class Library(NamedTuple):
     held_out: dict[str, bytes]
 
 
-def standard_library(folder: Path | None = None) -> Library:
+def standard_library() -> Library:
     """Reads the standard library's own modules, in alphabetical order.
 
-    ``folder`` is by default where the running Python keeps it (``sysconfig``). Read are
-    the files ``*.py`` in the folder itself, not its packages: so neither tests nor
-    IDLE, encodings, or anything installed. Left out are names that begin with an
-    underscore, which are generated or private. The tenth, twentieth, ... module is held
-    out. Other versions of Python have other modules, so numbers that come from them
-    differ a little. Raises ValueError if the folder holds fewer than 20 such files.
+    They lie where the running Python keeps them (``sysconfig``). Read are the files
+    ``*.py`` in the folder itself, not its packages: so neither tests nor IDLE,
+    encodings, or anything installed. Left out are names that begin with an underscore,
+    which are generated or private. The tenth, twentieth, ... module is held out. Other
+    versions of Python have other modules, so numbers that come from them differ a
+    little. Raises ValueError if the folder holds fewer than 20 such files.
     """
-    folder = Path(sysconfig.get_path("stdlib") if folder is None else folder)
+    folder = Path(sysconfig.get_path("stdlib"))
     named = (p for p in folder.glob("*.py") if not p.name.startswith("_"))
     files = sorted(p for p in named if p.is_file())
     if len(files) < 2 * HELD_OUT:

@@ -9,6 +9,7 @@ float32-exact, whatever the caller sets.
 from collections.abc import Callable
 from functools import cache
 from itertools import product
+from math import gcd
 from typing import NamedTuple
 
 import jax
@@ -186,27 +187,22 @@ def _without_phase(exponents, pattern, like):
 
 @exact
 def sampled_quartic(
-    sequences: Complex[Array, "sequences length dim"], chunk: int = 20
+    sequences: Complex[Array, "sequences length dim"],
 ) -> Quartic:
     """The loss of a whole layer on given sequences, as moments: one pass over the data.
 
     ``Products(kq, pv)`` of shapes (2d, 2d) and (d, 2d), every block. A Hermitian matrix
     is determined by its real plus its imaginary part, so that the moments are one real
-    matrix product. ``chunk`` sequences, a divisor of their number, are in memory at a
-    time. T >= 3.
+    matrix product. T >= 3.
     """
     count, length, d = sequences.shape
     _require.at_least(3, length=length)
-    _require.at_least(1, chunk=chunk)
-    if count % chunk:
-        raise ValueError(
-            f"chunk must divide {count}, the number of sequences, got {chunk}"
-        )
 
     def add(total, x):
         return jax.tree.map(jnp.add, total, _moments(x)), None
 
-    chunks = sequences.reshape(-1, chunk, length, d)
+    few = gcd(count, 20)  # in memory at a time; mutant: any divisor
+    chunks = sequences.reshape(-1, few, length, d)
     shapes = jax.eval_shape(_moments, chunks[0])  # mutant: all have one shape
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (square, cross, power), _ = jax.lax.scan(add, zero, chunks)

@@ -32,12 +32,6 @@ def uniform_moments(input_range: Numbers = 1.0) -> Moments:
     return Moments(input_range**2 / 12, input_range**4 / 80)
 
 
-def gaussian_moments(deviation: Numbers = 1.0) -> Moments:
-    """Moments of N(0, deviation^2)."""
-    _require.positive(deviation=deviation)
-    return Moments(deviation**2, 3 * deviation**4)
-
-
 def _require_moments(moments):
     if any(isinstance(m, jax.core.Tracer) for m in moments):
         return

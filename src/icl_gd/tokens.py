@@ -88,20 +88,23 @@ def _in_turn(
     return tokens.at[::2].set(x).at[1::2].set(y)
 
 
-def separate(task: Task, channels: int = 10) -> Prompt:
+CHANNELS = 10  # of the encoding of positions in separate tokens
+
+
+def separate(task: Task) -> Prompt:
     """Tokens (p, x_j, 0) and (p, 0, y_j) in turn, and the query (p, x_q, 0).
 
-    p is the encoding of the token's position, with ``channels`` entries.
+    p is the encoding of the token's position, with ten entries.
     """
     d, outputs = task.x.shape[1], task.y.shape[1]
     x = jnp.pad(jnp.vstack([task.x, task.x_query]), ((0, 0), (0, outputs)))
     tokens = _in_turn(x, jnp.pad(task.y, ((0, 0), (d, 0))))
-    encoding = positions(len(tokens), channels).astype(tokens.dtype)
+    encoding = positions(len(tokens), CHANNELS).astype(tokens.dtype)
     tokens = jnp.hstack([encoding, tokens])
     return Prompt(tokens[:-1], tokens[-1])
 
 
-def separate_published(task: Task, channels: int = 10) -> Prompt:
+def separate_published(task: Task) -> Prompt:
     """Tokens (x_j, p) and ((0, y_j), p) in turn, and the query (x_q, p).
 
     As in the code published with von Oswald et al. (2022): a label shares the last
@@ -112,6 +115,6 @@ def separate_published(task: Task, channels: int = 10) -> Prompt:
     _require.between(1, d, outputs=outputs)
     labels = jnp.pad(task.y, ((0, 0), (d - outputs, 0)))
     tokens = _in_turn(jnp.vstack([task.x, task.x_query]), labels)
-    encoding = positions(len(tokens), channels).astype(tokens.dtype)
+    encoding = positions(len(tokens), CHANNELS).astype(tokens.dtype)
     tokens = jnp.hstack([tokens, encoding])
     return Prompt(tokens[:-1], tokens[-1])
