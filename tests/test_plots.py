@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from icl_gd import descent
+from icl_gd import _require, descent
 from icl_gd.book import plots
+from icl_gd.theory import _require_moments
 
 OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
 X = np.array([0.0, 2.0, 4.0])
@@ -156,10 +157,12 @@ def test_source_is_the_code_itself():
     assert shown._repr_markdown_() == f"```python\n{shown.code}\n```"
 
 
-def test_source_leaves_out_marks_for_mutants():
-    def marked():
+def test_source_leaves_out_checks_of_values_and_marks_for_mutants():
+    def marked(n):
+        _require.at_least(1, n=n)
+        _require_moments((n, n))
         one = 1  # mutant: it has no other name
         return one + one  # 2 mutants: a sum
 
-    assert "#" not in plots.source(marked).code
-    assert plots.source(marked).code.endswith("return one + one")
+    lines = ["    def marked(n):", "        one = 1", "        return one + one"]
+    assert plots.source(marked).code.split("\n") == lines

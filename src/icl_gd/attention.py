@@ -1,6 +1,9 @@
 """The forward pass of linear self-attention, for trained and hand-set weights alike.
 
-Its matrix products follow the caller's ``jax_default_matmul_precision``.
+A layer (``Products``) maps the tokens of a ``Prompt`` to others; ``predict`` writes a
+task as tokens, applies layers, and reads the label of its query. Beside it softmax,
+several heads, a LayerNorm before a layer, an MLP on tokens, and a causal form. Products
+of matrices follow the caller's ``jax_default_matmul_precision``.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,16 +29,10 @@ class Attention(NamedTuple):
 
 
 class Products(NamedTuple):
-    """What a layer is: it depends on KQ = W_K^T W_Q and PV = P W_V alone.
-
-    Usually it writes whole tokens; a causal layer may write less, and be complex.
-    """
+    """What a layer is: KQ = W_K^T W_Q and PV = P W_V. A causal one may be complex."""
 
     kq: Inexact[Array, "token token"]
     pv: Inexact[Array, "written token"]
-
-
-Attend = Callable[[Products, Prompt], Prompt]
 
 
 def products(
@@ -80,7 +77,9 @@ def softmax_then_linear(layers: Sequence[Products], prompt: Prompt) -> Prompt:
 
 
 def multi_head(
-    attend: Attend, heads: Annotated[Products, "heads"], prompt: Prompt
+    attend: Callable[[Products, Prompt], Prompt],
+    heads: Annotated[Products, "heads"],
+    prompt: Prompt,
 ) -> Prompt:
     """Adds to every token what each head would add to it: e + sum_h (attend_h(e) - e).
 

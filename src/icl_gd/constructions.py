@@ -1,4 +1,9 @@
-"""Attention weights that are set by hand."""
+"""Attention weights that are set by hand.
+
+A gradient step as a layer, linear (von Oswald et al. 2022), by two softmax heads, with
+transformed inputs (GD++), on a sequence (Zheng et al. 2024), and after a layer that
+copies; the induction circuit (Olsson et al. 2022); layers balanced and interpolated.
+"""
 
 from typing import Annotated
 

@@ -1,5 +1,6 @@
-"""Numbers from models: functions from a task to the label of its query.
+"""Numbers from models: losses, how close two models are, what heads do.
 
+A model is a function from a task to the label of its query, or a ``Transformer``.
 What is measured does not depend on the card: the given model is evaluated with
 float32-exact products, whatever ``jax_default_matmul_precision`` the caller has set.
 """

@@ -1,4 +1,9 @@
-"""Random problems to be solved in context. One call draws one problem."""
+"""Random problems to be solved in context. One call draws one problem.
+
+Linear regression (``regression``, from a law of inputs), waves (``sine``), sequences to
+be continued (``autoregressive``, from a law of starts) and repeated (``repeated``);
+``batch`` draws many of anything.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

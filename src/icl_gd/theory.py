@@ -2,7 +2,9 @@
 
 Setting: inputs with i.i.d. coordinates of mean 0, symmetric, with moments m2 = E x^2
 and m4 = E x^4; teacher entries N(0, 1); one output; loss 1/2 (prediction - label)^2,
-averaged over tasks. Products of matrices are float32-exact, whatever the caller sets.
+averaged over tasks. Steps of gradient descent and layers of attention have their
+losses here, then schedules of many steps (``Schedule``), for given spectra of contexts.
+Products of matrices are float32-exact, whatever the caller sets.
 """
 
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """The published initialisation and optimiser, and one jitted scan for a whole run.
 
+``initialise`` and its kin draw the weights of one seed; ``fit`` trains a batch of seeds
+on any loss of weights and a key. Nothing here knows a task.
 Products in a loss follow the caller's ``jax_default_matmul_precision``, unless the
 loss asks for itself, as ``measures`` do.
 """

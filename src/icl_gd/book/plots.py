@@ -84,7 +84,7 @@ def source(function: Callable) -> Source:
     """A function's source without checks of values and marks for mutants."""
     text = inspect.getsource(function).rstrip()
     text = re.sub(r"  # (mutant|\d+ mutants): .*", "", text)
-    return Source(re.sub(r"\n +_require\.\w+\(.*\)(?=\n)", "", text))
+    return Source(re.sub(r"\n +_require[\w.]*\(.*\)(?=\n)", "", text))
 
 
 def band(ax: Axes, x, values, role: str, label: str) -> Axes:
