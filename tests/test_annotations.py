@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Array, Float, Int, PyTree, jaxtyped
 
 from icl_gd import _annotations
 from icl_gd._annotations import Misfit, Numbers, Scalar
@@ -57,7 +57,7 @@ def test_what_fits_passes():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: of_task(a_task(4), W), "task.x must be Float[Array, 'context dim'], got float64[4, 3, 2], in"),
+        (lambda: of_task(a_task(4), W), "task.x must be Float[Array, 'context dim'], got float64[4, 3, 2]\n"),
         (lambda: of_task(a_task()._replace(y_query=W), W), "task.y_query must be Float[Array, 'outputs'], got float64[1, 2]"),
         (lambda: of_task(a_task(d=3), W), "w must be Float[Array, 'outputs dim'], got float64[1, 2]"),
         (lambda: of_task((1, 2), W), "task must be Task, got (1, 2)"),
@@ -69,6 +69,8 @@ def test_what_fits_passes():
         (lambda: of_layers([LAYER, 3]), "layers[1] must be Products, got 3"),
         (lambda: of_layers([LAYER._replace(pv=W)]), "layers[0].pv must be Inexact[Array, 'written token'], got float64[1, 2]"),
         (lambda: of_layers(LAYER.kq), "layers must be Sequence[Products], got float64[3, 3]"),
+        (lambda: of_layers(LAYER), "layers must be Sequence[Products], got Products("),
+        (lambda: of_layers([], a_task(n=3)._replace(y=W)), "start.y must be Float[Array, 'context outputs'], got float64[1, 2]; context is 3 in start.x but 1 in start.y"),
         (lambda: of_layers([], LAYER), "start must be Task | None, got Products(kq=float64[3, 3], pv=float64[3, 3])"),
     ],
 )  # fmt: skip
@@ -82,8 +84,24 @@ def test_the_message_ends_with_the_call():
     with pytest.raises(TypeError) as caught:
         of_task(a_task(d=3), w=W)
     given = "Task(x=float64[3, 3], y=float64[3, 1], x_query=float64[3], y_query=float64[1])"
-    where = f"in {of_task.__module__}.of_task of {{task: {given}, w: float64[1, 2]}}"
-    assert str(caught.value).endswith(where)
+    first, where = str(caught.value).split("\n")
+    assert first.endswith("got float64[1, 2]; dim is 3 in task.x but 2 in w")
+    assert where == f"in {of_task.__module__}.of_task of {{task: {given}, w: float64[1, 2]}}"
+
+
+def test_axes_that_clash_are_told_with_their_places():
+    @checked
+    def of(x: Float[Array, "rows dim"], trees: PyTree[Float[Array, "rows ..."]], _: Any = None):
+        return True
+
+    assert of(W, {"a": jnp.zeros(1), "b": (jnp.zeros((1, 3)), jnp.zeros((1, 5, 2)))})
+    with pytest.raises(Misfit) as caught:
+        of(W, {"a": jnp.zeros(1), "b": (jnp.zeros((2, 3)), jnp.zeros((2, 5, 2)))})
+    expected = "trees['b'][0] must be Float[Array, 'rows ...'], got float64[2, 3]"
+    assert str(caught.value).startswith(f"{expected}; rows is 1 in x but 2 in trees['b'][0]\n")
+    with pytest.raises(Misfit) as caught:  # another number of axes is no clash of their sizes
+        of(jnp.zeros((5, 4, 3)), jnp.zeros(2))
+    assert "; " not in str(caught.value)
 
 
 def test_what_is_returned_is_checked():
@@ -152,7 +170,7 @@ def test_scalars(value):
 
 @pytest.mark.parametrize("value", [1j, "1", None, [1.0], jnp.ones(1), jnp.array(True)])
 def test_what_is_no_scalar(value):
-    with pytest.raises(Misfit, match=r"^x must be Real\[Array, ''\] \| float \| int, got "):
+    with pytest.raises(Misfit, match=r"^x must be Real\[Array, ''\]( \| float \| int)?, got "):
         checked(scale)(value)
 
 

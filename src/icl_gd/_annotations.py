@@ -8,9 +8,10 @@ are several, along a leading axis. What is compiled is checked while it is trace
 
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce, wraps
-from itertools import repeat
+from itertools import repeat, takewhile
 from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -44,7 +45,12 @@ class _Parts(type):
     """The type of those values of type ``of`` whose parts fit ``hints``, one by one."""
 
     def __instancecheck__(cls, value: Any) -> bool:
-        return isinstance(value, cls.of) and all(map(is_bearable, value, cls.hints))
+        return cls.holds(value) and all(map(is_bearable, value, cls.hints))
+
+    def holds(cls, value: Any) -> bool:
+        """A value of the type ``of``; a NamedTuple is no sequence of what it holds."""
+        same = hasattr(value, "_fields") == hasattr(cls.of, "_fields")
+        return same and isinstance(value, cls.of)
 
 
 def _deep(hint: Any, axes: str = "") -> Any:
@@ -68,16 +74,50 @@ def _deep(hint: Any, axes: str = "") -> Any:
     return get_origin(hint)[parts] if get_origin(hint) in (tuple, Mapping) else hint
 
 
-def _misfits(name: str, value: Any, hint: Any) -> Iterator[str]:
-    """What does not fit, part by part: its name, what was expected, what was given."""
-    if is_bearable(value, hint):
-        return
-    if isinstance(hint, _Parts) and isinstance(value, hint.of):
+def _leaves(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The parts of an argument, each with its name and its own hint."""
+    arrays = [h for h in get_args(hint) if hasattr(h, "dim_str")]
+    parts = [h for h in get_args(hint) if isinstance(h, _Parts) and h.holds(value)]
+    if isinstance(hint, _Parts) and hint.holds(value):
         fields = [f".{field}" for field in getattr(value, "_fields", ())]
         names = fields or [f"[{i}]" for i in range(len(value))]
         for part, inner, expected in zip(names, value, hint.hints, strict=False):
-            yield from _misfits(name + part, inner, expected)
-    yield f"{name} must be {_expected(hint)}, got {_given(value)}"
+            yield from _leaves(name + part, inner, expected)
+    elif parts:
+        yield from _leaves(name, value, parts[0])
+    elif hasattr(hint, "leaftype"):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            yield name + jax.tree_util.keystr(path), leaf, hint.leaftype
+    else:
+        one = len(arrays) == 1 and hasattr(value, "shape")
+        yield name, value, arrays[0] if one else hint
+
+
+def _misfits(name: str, value: Any, hint: Any) -> Iterator[str]:
+    """What does not fit, the part of it first: what was expected, what was given."""
+    if not is_bearable(value, hint):
+        for part in (*_leaves(name, value, hint), (name, value, hint)):
+            if not is_bearable(*part[1:]):
+                yield f"{part[0]} must be {_expected(part[2])}, got {_given(part[1])}"
+
+
+def _clashes(given: dict[str, Any], hints: dict[str, Any]) -> Iterator[str]:
+    """The axes that have several sizes, and where."""
+    sizes = defaultdict(dict)
+    for name in given:
+        for part, value, hint in _leaves(name, given[name], hints.get(name)):
+            axes, shape = (
+                getattr(hint, "dim_str", "").split(),
+                getattr(value, "shape", ()),
+            )
+            named = list(takewhile(str.isidentifier, axes))
+            if len(named) < len(axes) or len(axes) == len(shape):
+                for axis, size in zip(named, shape, strict=False):
+                    sizes[axis].setdefault(size, part)
+    for axis, found in sizes.items():
+        if axis != "_" and len(found) > 1:
+            where = " but ".join(f"{size} in {part}" for size, part in found.items())
+            yield f"; {axis} is {where}"
 
 
 def _expected(hint: Any) -> str:
@@ -110,7 +150,8 @@ def checked(function: Callable) -> Callable:
             # jaxtyping gives the check what the function returned as one more argument.
             *_, returned = given.values()
             wrong += _misfits("what it returns", returned, hints.get("return", Any))
+            why = "".join(_clashes(given, hints))
             where = f"{function.__module__}.{function.__qualname__}"
-            raise Misfit(f"{wrong[0]}, in {where} of {_given(given)}") from None
+            raise Misfit(f"{wrong[0]}{why}\nin {where} of {_given(given)}") from None
 
     return named

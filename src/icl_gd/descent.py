@@ -66,7 +66,7 @@ def predict(
     W0 = 0 if None.
     """
     if w0 is None:
-        w0 = jnp.zeros((task.y.shape[1], task.x.shape[1]), task.y.dtype)
+        w0 = jnp.zeros((task.y.shape[1], task.x.shape[1]), jnp.result_type(task.y, eta))
     return gradient_descent(w0, task.x, task.y, eta, steps)[-1] @ task.x_query
 
 

@@ -85,7 +85,11 @@ def regression(
     _require.at_least(1, n=n, outputs=outputs)
     _require.positive(target_scale=target_scale)
     key_x, key_w = jax.random.split(key)
-    x = inputs(key_x, n + 1, d)
+
+    def law(key: Key[Array, ""], n: int, d: int) -> Float[Array, "{n} {d}"]:
+        return inputs(key, n, d)
+
+    x = law(key_x, n + 1, d)
     w = target_scale * jax.random.normal(key_w, (outputs, d))
     y = x @ w.T
     return Task(x[:-1], y[:-1], x[-1], y[-1])
