@@ -33,3 +33,14 @@ def a_layer(seed, token):
 def in_numpy(tree):
     """The same arrays in NumPy, for the sums that are written out."""
     return jax.tree.map(np.array, tree)
+
+
+def stacked(*trees):
+    """Trees as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def close(found, expected, rtol, atol=0.0):
+    """Leaf by leaf the same up to rounding, whatever holds the leaves."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
