@@ -339,7 +339,7 @@ def supervise(running, jobs, caught_by, report, work):
         while len(running) < WORKERS and (job := next(jobs, None)):
             first = caught_by[job.module, job.function]
             process, folder = start(job.module, job.source, first, work)
-            running[process] = job, folder, time.monotonic() + LIMIT
+            running[process] = job, folder, time.monotonic() + (LIMIT if job.line else float("inf"))
         if not running:
             return
         process, status = os.waitpid(-1, os.WNOHANG)
