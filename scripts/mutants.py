@@ -293,6 +293,7 @@ def meet_tests(module, source, first, folder):
     mutated = folder / "icl_gd" / FILES[module].relative_to(PACKAGE)
     mutated.write_text(source, encoding="utf-8")
     sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = str(folder)  # for tests that start a Python of their own
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)

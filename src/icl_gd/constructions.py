@@ -46,7 +46,8 @@ def softmax_step(
     _require.positive(beta=beta)
     kq, pv = gradient_step(eta / (2 * beta), 1, w0)
     signs = jnp.array([1, -1], w0.dtype)[:, None, None]
-    return Products(beta * sum(w0.shape) ** 0.5 * signs * kq, signs * pv)
+    kq = beta * sum(w0.shape) ** 0.5 * signs * kq  # mutant: 1 / signs are the signs
+    return Products(kq, signs * pv)
 
 
 def gd_plus_plus(rate: Scalar, gamma: Scalar, d: int, outputs: int = 1) -> Products:

@@ -76,7 +76,8 @@ def sequence_errors(
     them; x_{T+1}, which the last one is for, is not given. The loss of Zheng et al.
     (2024) is the sum.
     """
-    return 0.5 * jnp.sum(jnp.abs(predictions[:-1] - x[2:]) ** 2, axis=1)
+    gaps = jnp.abs(predictions[:-1] - x[2:])  # mutant: a size
+    return 0.5 * jnp.sum(gaps**2, axis=1)
 
 
 @exact
@@ -148,7 +149,7 @@ def copying_score(
     embed, unembed = (np.asarray(w)[..., None, None, :, :] for w in model[::2])
     value, output = map(np.asarray, (model.heads.value, model.heads.output))
     # The non-zero eigenvalues of A B are those of B A.
-    small = (value @ embed) @ (unembed @ output)
+    small = (value @ embed) @ (unembed @ output)  # mutant: of these two as well
     eigenvalues = np.linalg.eigvals(small)
     size = np.abs(eigenvalues).sum(axis=-1)
     return jnp.asarray(eigenvalues.real.sum(axis=-1) / np.where(size > 0, size, 1))
