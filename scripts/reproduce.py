@@ -225,7 +225,8 @@ class Separate(Run):
 
     def start(self, key):
         keys = jax.random.split(key)
-        return tuple(training.initialise(k, 2 * self.n, self.variance / 2) for k in keys)
+        token = self.n + tokens.CHANNELS
+        return tuple(training.initialise(k, token, self.variance / 2) for k in keys)
 
     def model(self, weights):
         layers = [attention.products(layer) for layer in weights]
@@ -257,9 +258,9 @@ class Separate(Run):
     def told(self):
         return {
             "what": f"separate tokens of inputs and labels, d = N = {self.n}, two layers of "
-            f"attention, softmax in the first, positions in {COUNTS[self.n]} channels behind the "
-            "inputs",
-            "training": [f"initial variance {self.variance} / 2 / {2 * self.n}"],
+            f"attention, softmax in the first, positions in {COUNTS[tokens.CHANNELS]} channels "
+            "behind the inputs",
+            "training": [f"initial variance {self.variance} / 2 / {self.n + tokens.CHANNELS}"],
         }
 
 
