@@ -31,6 +31,7 @@ LEFT_OUT = {"__init__", "_precision", "records", "setup"}
 FILES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in LEFT_OUT}
 LIMIT = 120  # seconds for the tests of one mutant; what takes longer counts as caught
 WORKERS = 2
+SLOW = "test_spread_seeds"
 TESTED_TOO = {  # tests of a module beside its own
     "theory": ["spectral"], "moments": ["flow"], "fast": ["attention", "sequences"],
     "tasks": ["sequences"], "tokens": ["sequences"], "attention": ["sequences"],
@@ -272,13 +273,16 @@ def contradictions(survivors, marked, whole):
 
 
 class Hurry:
-    """Tests that have caught mutants of the same function come first; one example is enough."""
+    """Tests that have caught mutants of the same function come first; one example is enough.
+
+    What starts processes of its own comes last.
+    """
 
     def __init__(self, first):
         self.first = first
 
     def pytest_collection_modifyitems(self, items):
-        items.sort(key=lambda item: item.name not in self.first)
+        items.sort(key=lambda item: (item.name not in self.first, item.name.startswith(SLOW)))
 
     def pytest_configure(self):  # after conftest.py, which sets a profile
         from hypothesis import Phase, settings
