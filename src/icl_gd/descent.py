@@ -66,7 +66,8 @@ def predict(
     W0 = 0 if None.
     """
     if w0 is None:
-        w0 = jnp.zeros((task.y.shape[1], task.x.shape[1]), jnp.result_type(task.y, eta))
+        dtype = jnp.result_type(task.y, eta)  # mutant: in any order
+        w0 = jnp.zeros((task.y.shape[1], task.x.shape[1]), dtype)
     return gradient_descent(w0, task.x, task.y, eta, steps)[-1] @ task.x_query
 
 
@@ -92,7 +93,7 @@ def gd_plus_plus(
         x, y, x_query, prediction = carry
         rate, gamma = size
         w = -len(x) * rate * gradient(w0, x, y)
-        shrink = lambda inputs: inputs - gamma * inputs @ x.T @ x
+        shrink = lambda inputs: inputs - gamma * inputs @ x.T @ x  # mutant: all turn
         return (shrink(x), y - x @ w.T, shrink(x_query), prediction + w @ x_query), None
 
     start = x, y, x_query, w0 @ x_query
@@ -121,6 +122,7 @@ def running_least_squares(
 
     def solve(t):
         seen = (jnp.arange(len(x) - 1) < t - 1)[:, None]
-        return (jnp.linalg.pinv(seen * x[:-1], rtol=1e-10) @ (seen * x[1:])).T
+        inverse = jnp.linalg.pinv(seen * x[:-1], rtol=1e-10)  # mutant: small enough
+        return (inverse @ (seen * x[1:])).T
 
     return jax.vmap(solve)(jnp.arange(2, len(x) + 1))
