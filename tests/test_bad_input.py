@@ -348,6 +348,8 @@ BAD = [
     (training.clipped_adam, {"learning_rate": 0.0}, POSITIVE),
     (training.clipped_adam, {"clip": 0.0}, POSITIVE),
     (training.accumulated, {"parts": 0}, at_least(1, 0)),
+    (training.fit, {"loss": lambda p, key: 0.0}, "what it returns must be Float[Array, ''], got 0.0\nin icl_gd.training._update_of.<locals>.loss_of_one"),
+    (training.fit, {"loss": lambda p, key: p["w"][:1] ** 2}, "what it returns must be Float[Array, ''], got float64[1]"),
     (training.fit, {"steps": 0}, at_least(1, 0)),
     (training.fit, {"every": 0}, at_least(1, 0)),
     (training.fit, {"steps": 5, "every": 2}, "every must divide steps = 5, got 2"),

@@ -157,9 +157,12 @@ def accumulated(
 def _update_of(loss, optimiser, shared):
     """One update of all seeds: a vmap if they share the key, else seed by seed."""
 
+    def loss_of_one(params: Any, key: Key[Array, ""]) -> Float[Array, ""]:
+        return loss(params, key)
+
     def update(carry, key):
         params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, key)
+        value, grads = jax.value_and_grad(loss_of_one)(params, key)
         updates, state = optimiser.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), value  # mutant: a sum
 
