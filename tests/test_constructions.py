@@ -165,6 +165,8 @@ def test_copying_is_as_sharp_as_told():
     shares /= shares.sum(axis=1, keepdims=True)
     before[:, 10:12] += shares @ before[:, 10:12]
     np.testing.assert_allclose(after, before, rtol=1e-12, atol=1e-15)
+    told, usual = (constructions.copy_then_step(0.3, 3, 2, *s)[0] for s in ([100.0], []))
+    np.testing.assert_array_equal(told.kq, usual.kq)
 
 
 def causal_shares(scores):
@@ -176,11 +178,11 @@ def causal_shares(scores):
 def test_induction_circuit_looks_back_and_copies_what_followed(sharpness):
     """A token without a match rests on token 0, which raises no logit."""
     sequence = np.array([0, 2, 1, 3, 2, 1, 2, 2])
-    circuit = induction_circuit(4, 8, *([] if sharpness is None else [sharpness]))
+    circuit = induction_circuit(5, 8, *([] if sharpness is None else [sharpness]))
     logits, patterns, _ = in_numpy(jax.jit(induction.forward)(circuit, sequence))
-    sharpness, token = sharpness or 100.0, np.eye(4)[sequence]
+    sharpness, token = sharpness or 100.0, np.eye(5)[sequence]
     previous = causal_shares(sharpness * np.eye(8, k=-1))
     looks = causal_shares(sharpness * (token @ (previous @ token).T + 0.5 * (sequence == 0)))
     near = {"rtol": 1e-10, "atol": 1e-12}
     np.testing.assert_allclose(patterns[:, 0], [previous, looks], **near)
-    np.testing.assert_allclose(logits, sharpness * looks @ token * [0, 1, 1, 1], **near)
+    np.testing.assert_allclose(logits, sharpness * looks @ token * [0, 1, 1, 1, 1], **near)

@@ -107,6 +107,7 @@ def test_blocks_stand_where_they_should():
 def test_the_layer_takes_the_running_step():
     x = some(4, 7, 3)
     layer = constructions.autoregressive_step(0.6, -0.5, 3)
+    assert (layer.kq[3, 0], layer.pv[0, 0]) == (0.6, -0.5)
     layer = jax.tree.map(lambda w: w.astype(complex), layer)
     predictions = attention.causal_quadratic(layer, tokens.pair(x))
     expected = jnp.einsum("tij,tj->ti", running_step(x, -0.3), x[1:])

@@ -122,7 +122,8 @@ def copy_then_step(
     _require.at_least(1, d=d)
     _require.positive(sharpness=sharpness)
     channels, size = tokens.CHANNELS, tokens.CHANNELS + d + 1
-    sines, cosines = tokens.positions(2, channels)[1].reshape(-1, 2).T
+    at_one = tokens.positions(2, channels)[1]  # 2 mutants: it is the last of two
+    sines, cosines = at_one.reshape(-1, 2).T
     turns = jnp.stack([cosines, -sines, sines, cosines], axis=1).reshape(-1, 2, 2)
     back = jax.scipy.linalg.block_diag(*turns)  # the encoding of p to that of p - 1
     look_back = jnp.pad(sharpness * size**0.5 * back, (0, d + 1))
@@ -152,11 +153,12 @@ def induction_circuit(
     _require.positive(sharpness=sharpness)
     token, previous, output = jnp.split(jnp.eye(3 * vocabulary), 3)
     rest = 0.5 * jnp.outer(jnp.ones(vocabulary), token[0])
+    none = jnp.zeros_like(token)
     heads = Heads(
-        query=jnp.stack([0 * token, sharpness * vocabulary**0.5 * token])[:, None],
-        key=jnp.stack([0 * token, previous + rest])[:, None],
+        query=jnp.stack([none, sharpness * vocabulary**0.5 * token])[:, None],
+        key=jnp.stack([none, previous + rest])[:, None],
         value=jnp.stack([token, token.at[0].set(0.0)])[:, None],
         output=jnp.stack([previous.T, sharpness * output.T])[:, None],
-        bias=jnp.zeros((2, 1, reach)).at[0, 0, 1].set(sharpness),
+        bias=jnp.zeros((2, 1, reach)).at[0, 0, 1].set(sharpness),  # mutant: one head
     )
     return Transformer(token.T, heads, output)
