@@ -119,9 +119,13 @@ def test_copying_score_is_the_share_of_the_large_matrix():
         values = np.linalg.eigvals(matrix)
         share = values.sum().real / np.abs(values).sum()
         assert found[i, layer, head] == pytest.approx(share, rel=1e-6)
+    small = models[0]._replace(embed=1e-3 * models[0].embed)  # the size does not matter
+    np.testing.assert_allclose(measures.copying_score(small), found[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("tokens_, late, early", [(512, 500, 50), (64, 62, 6), (11, 10, 1)])
+@pytest.mark.parametrize(
+    "tokens_, late, early", [(512, 500, 50), (64, 62, 6), (11, 10, 1), (5000, 4882, 488)]
+)
 def test_in_context_score_is_a_difference_of_two_tokens(tokens_, late, early):
     losses = np.random.default_rng(0).normal(size=(3, tokens_ - 1))
     found = measures.in_context_score(jax.device_put(losses))

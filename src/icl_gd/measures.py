@@ -101,7 +101,8 @@ def mean_token_losses(
 
 def _losses(logits, sequence):
     chances = jax.nn.log_softmax(logits[:-1])
-    return -jnp.take_along_axis(chances, sequence[1:, None], axis=1)[:, 0]
+    told = jnp.take_along_axis(chances, sequence[1:, None], axis=1)
+    return -told[:, 0]  # 2 mutants: there is one
 
 
 def prefix_matching(
@@ -117,7 +118,7 @@ def prefix_matching(
     """
     matches = jnp.tri(len(sequence), k=-1) * (sequence[:, None] == sequence)
     after = jnp.roll(matches, 1, axis=1)
-    again = jnp.sum(jnp.any(matches, axis=1))
+    again = jnp.sum(jnp.any(matches, axis=1))  # mutant: as many come again as came
     _require.positive(**{"the number of repeated tokens in sequence": again})
     return jnp.sum(patterns * after, axis=(-2, -1)) / again
 
@@ -152,7 +153,8 @@ def copying_score(
     small = (value @ embed) @ (unembed @ output)  # mutant: of these two as well
     eigenvalues = np.linalg.eigvals(small)
     size = np.abs(eigenvalues).sum(axis=-1)
-    return jnp.asarray(eigenvalues.real.sum(axis=-1) / np.where(size > 0, size, 1))
+    size = np.where(size > 0, size, 1)  # mutant: of 0 any share is 0
+    return jnp.asarray(eigenvalues.real.sum(axis=-1) / size)
 
 
 def in_context_score(
