@@ -1,6 +1,6 @@
 """Change the package, one sign, factor or index at a time, and see whether the tests fail.
 
-    python scripts/mutants.py                    all modules (about half an hour on two cores)
+    python scripts/mutants.py                    all modules (about an hour on two cores)
     python scripts/mutants.py theory --sample 20
 
 Each mutant is written to a temporary copy of the package, never to the working tree, and meets the
