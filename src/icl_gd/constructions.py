@@ -153,10 +153,9 @@ def induction_circuit(
     _require.positive(sharpness=sharpness)
     token, previous, output = jnp.split(jnp.eye(3 * vocabulary), 3)
     rest = 0.5 * jnp.outer(jnp.ones(vocabulary), token[0])
-    none = jnp.zeros_like(token)
-    heads = Heads(
-        query=jnp.stack([none, sharpness * vocabulary**0.5 * token])[:, None],
-        key=jnp.stack([none, previous + rest])[:, None],
+    heads = Heads(  # 6 mutants: one zero is enough, of the queries or of the keys
+        query=jnp.stack([0 * token, sharpness * vocabulary**0.5 * token])[:, None],
+        key=jnp.stack([0 * token, previous + rest])[:, None],
         value=jnp.stack([token, token.at[0].set(0.0)])[:, None],
         output=jnp.stack([previous.T, sharpness * output.T])[:, None],
         bias=jnp.zeros((2, 1, reach)).at[0, 0, 1].set(sharpness),  # mutant: one head
