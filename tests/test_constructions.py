@@ -169,6 +169,18 @@ def test_copying_is_as_sharp_as_told():
     np.testing.assert_array_equal(told.kq, usual.kq)
 
 
+def test_induction_circuit_in_one_program_with_what_reads_it():
+    """Its zeros are computed: with ``jnp.zeros``, which XLA knows, its CPU fused the scores of the
+    first head into a softmax that read memory nobody had written (jaxlib 0.10.2)."""
+    sequence = np.append(0, np.tile(np.random.default_rng(0).integers(1, 32, 60), 3))
+    read = lambda circuit, sequence: induction.forward(circuit, sequence).patterns
+    expected = jax.jit(read)(induction_circuit(32, 181), sequence)
+    whole = jax.jit(lambda s: read(constructions.induction_circuit(32, 181), s))
+    for _ in range(20):
+        jax.block_until_ready([jnp.full(2**n, jnp.nan) for n in range(8, 20)])  # used memory
+        np.testing.assert_allclose(whole(sequence), expected, atol=1e-12)
+
+
 def causal_shares(scores):
     shares = np.tril(np.exp(scores))
     return shares / shares.sum(axis=1, keepdims=True)

@@ -79,12 +79,14 @@ def batch(
     """
     if clip is not None:
         _require.positive(clip=clip)
-    inside = lambda e: jnp.abs(e) < clip
-    hold = lambda e: e if clip is None else jnp.where(inside(e), e, clip * jnp.sign(e))
+    inside = lambda e: jnp.abs(e) < clip  # mutant: at the limit both are it
+    limit = lambda e: clip * jnp.sign(e)  # mutant: signs are their own inverses
+    hold = lambda e: e if clip is None else jnp.where(inside(e), e, limit(e))
     through = lambda m, e: (m @ e.reshape(len(e), -1)).reshape(len(m), *e.shape[1:])
     *first, (kq, pv) = layers
     prompts, outputs = jax.vmap(join, out_axes=-1)(tasks), tasks.y_query.shape[1]
-    e = jnp.concatenate([prompts.context, prompts.query[None]]).swapaxes(0, 1)
+    rows = jnp.concatenate([prompts.context, prompts.query[None]])
+    e = rows.swapaxes(0, 1)  # mutant: either way
     for layer in first:
         context = e[:, :-1]
         scores = _product(0, context, through(layer.kq, e))
