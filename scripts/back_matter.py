@@ -26,7 +26,9 @@ Every claim that the book makes about a paper or of its own, as it was checked w
 was last run. *Gap* is the largest distance between measured and expected; a chapter whose gap
 exceeds its tolerance, or that breaks a bound, stops with an error. The reason for a tolerance or a
 bound stands in brackets. Two numbers joined by "to" are the smallest and the largest entry of an
-array. This page is generated from the executed chapters.
+array. *Excluded* is the nearest wrong hypothesis, and what would have been measured if it were
+true: a claim that allows it stops the chapter too. This page is generated from the executed
+chapters.
 """
 FIGURES = """# Figure index
 
@@ -63,10 +65,15 @@ def item(record) -> str:
             f"*Expected:* {record['expected']}. *Measured:* {record['measured']}. "
             f"*Gap:* {record['gap']}, tolerance {entry['tolerance']}"
         )
+    if "excludes" in entry:
+        wrong = f"{record['wrong']}, gap {record['missed']}"
+        result += f" ({entry['why']}).\\\n  *Excluded:* {entry['excludes']}: {wrong}"
+    else:
+        result += f" ({entry['why']})"
     return (
         f"- **`{record['id']}`** ({entry['kind']}). {entry['statement']}\\\n"
         f"  *Source:* {entry['source']}.{published}\\\n"
-        f"  {result} ({entry['why']}).\n"
+        f"  {result}.\n"
     )
 
 

@@ -103,6 +103,13 @@ def test_axes_that_clash_are_told_with_their_places():
         of(jnp.zeros((5, 4, 3)), jnp.zeros(2))
     assert "; " not in str(caught.value)
 
+    @checked
+    def alike(x: Float[Array, "_ dim"], y: Float[Array, "_ dim"]):
+        return True
+
+    with pytest.raises(Misfit, match=r"got float64\[2, 4\]; dim is 3 in x but 4 in y\n"):
+        alike(jnp.zeros((1, 3)), jnp.zeros((2, 4)))  # sizes that have no name may differ
+
 
 def test_what_is_returned_is_checked():
     @checked

@@ -17,6 +17,8 @@ CLAIMS = {
     "own-below": {"statement": "S.", "tolerance": 0.5, "relation": "below"},
     "own-above": {"statement": "S.", "tolerance": 0.5, "relation": "above"},
     "own-exact": {"statement": "S.", "tolerance": 0.0},
+    "own-equal-not": {"statement": "S.", "tolerance": 0.5, "excludes": "that it is 2"},
+    "own-above-not": {"statement": "S.", "tolerance": 0.5, "relation": "above", "excludes": "H"},
 }
 
 
@@ -45,6 +47,7 @@ WRONG = [
     ({"statement": "Two"}, "own-sum: statement must end with a full stop, got 'Two'"),
     ({"why": " "}, "own-sum: why must be text, got ' '"),
     ({"source": 2022}, "own-sum: source must be text, got 2022"),
+    ({"excludes": 3}, "own-sum: excludes must be text, got 3"),
     ({"tolerances": 1.0}, "own-sum: tolerances is no field of a claim, which are id, source"),
 ]
 
@@ -137,8 +140,35 @@ def test_a_failed_claim_says_by_how_much(small, claim, measured, gap):
         claims.check(claim, measured, 1.0)
 
 
+@pytest.mark.parametrize(
+    "claim, outside, inside",
+    [("own-equal-not", [1.51, 0.49, 2.0], [1.5, 0.5]), ("own-above-not", [0.49, -9.0], [0.5, 9.0])],
+)
+def test_a_claim_that_the_wrong_hypothesis_passes_too_fails(small, claim, outside, inside):
+    for wrong in outside:
+        claims.check(claim, 1.0, 1.0, wrong)
+        claims.check(claim, [1.0, 1.1], 1.0, [1.0, wrong])  # one entry of many is enough
+    for wrong in inside:
+        with pytest.raises(
+            claims.ClaimError, match=f"^{claim}: passed by {CLAIMS[claim]['excludes']} too"
+        ):
+            claims.check(claim, 1.0, 1.0, wrong)
+    with pytest.raises(claims.ClaimError, match="must be finite"):
+        claims.check(claim, 1.0, 1.0, np.nan)
+    with pytest.raises(ValueError, match="broadcast"):
+        claims.check(claim, 1.0, 1.0, [1.0, 2.0])
+
+
+def test_what_is_excluded_is_named_and_measured(small):
+    named = "wrong must be what own-equal-not excludes, that it is 2, got None"
+    with pytest.raises(ValueError, match=named):
+        claims.check("own-equal-not", 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"own-equal excludes, nothing, got 2\.0$"):
+        claims.check("own-equal", 1.0, 1.0, 2.0)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("claim", list(CLAIMS))
+@pytest.mark.parametrize("claim", [name for name in CLAIMS if not name.endswith("not")])
 def test_what_is_not_finite_fails(small, claim, bad):
     for pair in ((bad, 1.0), (1.0, bad), (bad, bad), ([1.0, bad], 1.0), ([1.0, 1.0], [1.0, bad])):
         with pytest.raises(claims.ClaimError, match="measured and expected must be finite, got"):
@@ -184,11 +214,14 @@ def test_values_travel_in_the_metadata_of_the_output(small, monkeypatch, capsys)
     monkeypatch.setattr(display, "display", lambda data, **rest: shown.append((data, rest)))
     claims.check("own-equal", [1.23456, 0.9, 1.1], 1.0)
     claims.check("own-below", 0.87654, 1.0)
+    claims.check("own-equal-not", 1.0, 1.0, 2)
     assert capsys.readouterr().out == ""
-    (data, rest), (_, below) = shown
+    (data, rest), (_, below), (_, excluded) = shown
     assert data == {"text/plain": "✓ own-equal: gap ≤ 0.5"}
     assert rest["raw"] is True
     record = {"id": "own-equal", "gap": "0.23", "measured": "0.9 to 1.235", "expected": "1"}
     assert rest["metadata"] == {"claim": record}
     assert below["metadata"]["claim"]["gap"] == "-0.12"
     assert below["metadata"]["claim"]["measured"] == "0.8765"
+    assert excluded["metadata"]["claim"]["wrong"] == "2"
+    assert excluded["metadata"]["claim"]["missed"] == "1"

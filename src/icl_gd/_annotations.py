@@ -84,13 +84,13 @@ def _leaves(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
         for part, inner, expected in zip(names, value, hint.hints, strict=False):
             yield from _leaves(name + part, inner, expected)
     elif parts:
-        yield from _leaves(name, value, parts[0])
+        yield from _leaves(name, value, parts[0])  # mutant: no two kinds hold a value
     elif hasattr(hint, "leaftype"):
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             yield name + jax.tree_util.keystr(path), leaf, hint.leaftype
     else:
         one = len(arrays) == 1 and hasattr(value, "shape")
-        yield name, value, arrays[0] if one else hint
+        yield name, value, arrays[0] if one else hint  # mutant: there is one
 
 
 def _misfits(name: str, value: Any, hint: Any) -> Iterator[str]:

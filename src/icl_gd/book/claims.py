@@ -10,7 +10,7 @@ import yaml
 SOURCES = ("oswald-", "zheng-", "olsson-", "own-")  # how an id begins
 KINDS = ("identity", "closed form", "reproduction", "ordering", "beyond the papers")
 NEEDED = ("id", "source", "statement", "kind", "tolerance", "why")
-OPTIONAL = ("relation", "published")
+OPTIONAL = ("relation", "published", "excludes")
 RELATIONS = {
     "equal": ("|measured - expected|", lambda m, e: abs(m - e)),  # mutant: no sign
     "below": ("measured - expected", lambda m, e: m - e),
@@ -34,7 +34,7 @@ def validated(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     A claim has an id that begins with its source, a source, a statement that ends with
     a full stop, a kind, a tolerance of at least 0 and the reason for it (why); it may
-    have a relation and the published figure.
+    have a relation, the published figure, and the nearest wrong hypothesis (excludes).
     """
     claims = {}
     for number, entry in enumerate(entries, 1):
@@ -55,7 +55,7 @@ def _problems(entry):
     for field in set(entry) - {*NEEDED, *OPTIONAL}:
         fields = ", ".join(NEEDED + OPTIONAL)
         yield f"{field} is no field of a claim, which are {fields}"
-    for field in {"id", "source", "statement", "why"} & set(entry):
+    for field in {"id", "source", "statement", "why", "excludes"} & set(entry):
         if not (isinstance(entry[field], str) and entry[field].strip()):
             yield f"{field} must be text, got {entry[field]!r}"
     if not entry["id"].startswith(SOURCES):
@@ -74,22 +74,25 @@ def _problems(entry):
         yield f"tolerance must be a float of at least 0, got {tolerance!r}"
 
 
-def check(claim: str, measured, expected) -> None:
+def check(claim: str, measured, expected, wrong=None) -> None:
     """Holds a measured value to a claim; prints one line, the same on every machine.
 
-    ``measured`` and ``expected`` are real arrays of one shape (or ``expected`` a
-    number). The claim's relation says what must not exceed its tolerance: ``|measured -
-    expected|`` ("equal"), measured - expected ("below") or expected - measured
-    ("above"), entry by entry. The values travel in the metadata of the printed line,
-    from where the ledger takes them. Raises ValueError for an unknown id or shapes that
-    differ, ClaimError for values that are not finite or not within the tolerance.
+    ``measured``, ``expected`` and ``wrong`` are real arrays of one shape (the last two
+    may be numbers). The claim's relation says what must not exceed its tolerance:
+    ``|measured - expected|`` ("equal"), measured - expected ("below") or expected -
+    measured ("above"), entry by entry. ``wrong`` is what would have been measured if
+    the hypothesis that the claim excludes were true, and must not pass in its place;
+    it is given if and only if the claim's entry names one. The values travel in the
+    metadata of the printed line, from where the ledger takes them. Raises ValueError
+    for an unknown id or shapes that differ, ClaimError for values that are not finite
+    or not within the tolerance, and where the wrong ones are within it.
     """
     if claim not in registry():
         raise ValueError(f"claim must be an id of claims.yml, got {claim!r}")
-    measured, expected = _compared(claim, measured, expected)
     entry = registry()[claim]
     relation, tolerance = entry.get("relation", "equal"), entry["tolerance"]
     formula, gap = RELATIONS[relation]
+    measured, expected = _compared(claim, measured, expected)
     worst = float(np.max(gap(measured, expected)))
     if not worst <= tolerance:
         raise ClaimError(
@@ -102,7 +105,23 @@ def check(claim: str, measured, expected) -> None:
         "above": f"≥ {expected.min() - tolerance:g}",
     }
     spans = {"measured": _span(measured), "expected": _span(expected)}
+    spans |= _excluded(claim, wrong, measured.shape, lambda w: gap(w, expected))
     _show(f"✓ {claim}: {held[relation]}", {"id": claim, "gap": f"{worst:.2g}", **spans})
+
+
+def _excluded(claim, wrong, shape, gap):
+    """The wrong values, for the record; raises if the claim would allow them."""
+    entry = registry()[claim]
+    if (wrong is None) == ("excludes" in entry):
+        named = entry.get("excludes", "nothing")
+        raise ValueError(f"wrong must be what {claim} excludes, {named}, got {wrong}")
+    if wrong is None:
+        return {}
+    wrong, _ = _compared(claim, np.broadcast_to(wrong, shape), 0.0)
+    worst = float(np.max(gap(wrong)))
+    if worst <= entry["tolerance"]:
+        raise ClaimError(f"{claim}: passed by {entry['excludes']} too, with {wrong}")
+    return {"wrong": _span(wrong), "missed": f"{worst:.2g}"}
 
 
 def _compared(claim, measured, expected):
