@@ -183,7 +183,8 @@ def test_a_batch_is_one_draw_a_key():
 @cache
 def waves(one_key):
     keys = jax.random.split(jax.random.key(7), 20_000)
-    draw = jax.jit(jax.vmap(lambda key: tasks.sine(key, 6, one_key)))
+    how = {"one_key": True} if one_key else {}
+    draw = jax.jit(jax.vmap(lambda key: tasks.sine(key, 6, **how)))
     return jax.tree.map(np.asarray, draw(keys))
 
 

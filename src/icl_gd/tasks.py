@@ -135,13 +135,13 @@ def autoregressive(
     key_start, key_phase = jax.random.split(key)
     angle = 2 * jnp.pi * jax.random.uniform(key_phase, (d,))
     turns = jnp.exp(1j * angle * jnp.arange(length)[:, None])
-    return start(key_start, (d,)) * turns
+    return start(key_start, (d,)) * turns  # mutant: turned back, the law is the same
 
 
 def one_hot_start(key: Key[Array, ""], shape: tuple[int]) -> Float[Array, " dim"]:
     """+1 or -1 at one coordinate and zero elsewhere, all equally likely."""
     key_place, key_sign = jax.random.split(key)
-    place = jax.random.randint(key_place, (), 0, shape[0])
+    place = jax.random.randint(key_place, (), 0, shape[0])  # mutant: there is one axis
     return jax.random.rademacher(key_sign, (), float) * jax.nn.one_hot(place, *shape)
 
 
