@@ -394,7 +394,9 @@ def test_what_is_good_passes(function):
 )  # fmt: skip
 @pytest.mark.parametrize(
     "m2, m4", [(0.5, 0.24), (0.0, 1.0), (-1.0, 2.0), (np.nan, 1.0), (1.0, np.inf),
-               (np.array([1.0, 1.0]), np.array([2.0, 0.5]))]
+               (np.array([1.0, 1.0]), np.array([2.0, 0.5])),
+               (np.array([1.0, 1.0]), np.array([np.inf, 2.0])),
+               (np.array([1.0, -1.0]), np.array([2.0, 2.0]))]
 )  # fmt: skip
 def test_impossible_moments_are_named(function, m2, m4):
     with pytest.raises(ValueError, match=r"^moments must satisfy m4 >= m2\^2 > 0, got"):

@@ -152,8 +152,10 @@ def test_library_is_encoded_as_one_text_each():
 
 
 def test_pairs_are_those_of_the_first_million_bytes():
-    text = b"ab" * 500_000 + b"cd" * 600_000
-    assert corpus.encoded(corpus.Library({"a": text}, {}), 1).pairs.tolist() == [[97, 98]]
+    first = lambda text: corpus.encoded(corpus.Library({"a": text}, {}), 1).pairs.tolist()
+    ahead, after = b"ab" * 249_999, b"cd" * 250_000
+    assert first(ahead + b"12" + after) == [[99, 100]]  # one pair more, at their very end
+    assert first(ahead + b"123" + after) == [[97, 98]]  # which one byte cuts off: a tie
 
 
 def test_windows_lie_one_after_another():
@@ -184,6 +186,12 @@ def test_a_share_of_windows_is_tiled(share):
     assert abs(np.mean(repeats < 12) - share) <= 4 * (share * (1 - share) / 500) ** 0.5
     steps = np.diff(drawn[:, 1:4], axis=1)
     np.testing.assert_array_equal(steps[repeats > 3], 1)
+
+
+def test_no_window_is_tiled_at_no_share(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.zeros(()))
+    drawn = corpus.mixed(jax.random.key(2), jnp.arange(100, 130), 13, 0.0)
+    np.testing.assert_array_equal(np.diff(drawn[1:]), 1)
 
 
 def test_random_repeats_are_uniform_and_repeat():

@@ -41,6 +41,22 @@ def test_clipped_adam_is_the_loop_in_numpy(settings):
         close(updates, leaves(expected), rtol=1e-9)
 
 
+def test_adam_takes_its_settings_from_anywhere():
+    """Also from inside a compiled function; what is trained keeps its precision."""
+    grads = jnp.arange(3.0, dtype=jnp.float32)
+
+    def update(rate, clip):
+        optimiser = training.clipped_adam(rate, clip)
+        return optimiser.update(grads, optimiser.init(grads))[0]
+
+    expected = update(0.1, 2.0)
+    for of in (np.float64, jnp.float64):
+        found = update(of(0.1), of(2.0))
+        assert found.dtype == expected.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
+    close(jax.jit(update)(0.1, 2.0), expected, rtol=1e-6)
+
+
 def has_law(weight, variance, cut):
     """Normal of mean zero, or what is left of it when it is cut at two of its own deviations."""
     std, n = variance**0.5, np.size(weight)

@@ -177,8 +177,9 @@ def in_windows(tokens: Int[Array, " n"], length: int) -> Int[Array, "windows {le
     What is left over at the end is dropped.
     """
     _require.at_least(2, length=length)
-    count = len(tokens) // (length - 1)
-    rows = jnp.reshape(tokens[: count * (length - 1)], (count, length - 1))
+    room = length - 1
+    count = len(tokens) // room
+    rows = jnp.reshape(tokens[: count * room], (count, room))
     return jax.vmap(begun)(rows)
 
 

@@ -57,10 +57,15 @@ def initialise_features(
     _require.at_least(1, token=token, width=width)
     _require.positive(scale=scale)
     draw = jax.nn.initializers.variance_scaling(
-        scale, "fan_in", "truncated_normal", in_axis=1, out_axis=0
+        scale,
+        "fan_in",
+        "truncated_normal",
+        in_axis=1,
+        out_axis=0,  # mutant: of 2 axes
     )
     shapes = (width, token), (4 * width, width), (width, 4 * width)
-    embed, hidden, out = map(draw, jax.random.split(key, 3), shapes)
+    keys = jax.random.split(key, 3)  # mutant: one too many does no harm
+    embed, hidden, out = map(draw, keys, shapes)
     return Features(embed, hidden, jnp.zeros(4 * width), out, jnp.zeros(width))
 
 
@@ -170,11 +175,12 @@ def _update_of(loss, optimiser, shared):
         return jax.lax.map(lambda seed: update(*seed), (carry, keys))
 
     def together(carry, key):
-        if len(jax.tree.leaves(carry)[0]) > 1:
+        if len(jax.tree.leaves(carry)[0]) > 1:  # 3 mutants: both ways give the same
             return jax.vmap(update, in_axes=(0, None))(carry, key)
         # A vmap over one seed would only slow its matrix products.
         each = lambda at: partial(jax.tree.map, lambda leaf: leaf[at])
-        return each(None)(update(each(0)(carry), key))
+        alone = each(0)(carry)  # 2 mutants: there is one
+        return each(None)(update(alone, key))
 
     return together if shared else in_turn
 
@@ -188,7 +194,11 @@ def _where_they_lie(run, params, shared):
     own, same = PartitionSpec(*sharding.spec[:1]), PartitionSpec()
     specs = own, own, same if shared else own
     shares = jax.shard_map(
-        run, mesh=sharding.mesh, in_specs=specs, out_specs=own, check_vma=False
+        run,
+        mesh=sharding.mesh,
+        in_specs=specs,
+        out_specs=own,
+        check_vma=False,  # mutant: a check of types that a loss need not pass
     )
     return jax.jit(shares)
 
