@@ -84,6 +84,7 @@ direct_and_slope = jax.jit(jax.value_and_grad(through_the_layer))
 def test_laws_are_those_of_their_starts(powers):
     assert SIGNS(powers) == pytest.approx(powers_of(signs(3))(powers))
     assert moments.one_hot(1.5)(powers) == pytest.approx(powers_of(hot(3, 1.5))(powers))
+    assert moments.one_hot()(powers) == pytest.approx(powers_of(hot(3))(powers))
     assert moments.ones(powers) == 1
 
 
@@ -205,6 +206,11 @@ def test_counted_quartic_by_enumeration(starts, length):
         blocks = some_blocks(seed, d)
         found = through_the_layer(as_layer(blocks), sequences)
         assert quartic_and_slope(blocks, q)[0] == pytest.approx(float(found), rel=1e-11)
+
+
+def test_counted_power_is_what_is_to_be_predicted():
+    of_law = moments.independent(2.0, 12.0, 120.0)  # in three dimensions, two positions
+    assert moments.exact_quartic(4, 3, of_law).power == pytest.approx(2 * 3 * 2.0)
 
 
 def test_other_blocks_have_no_gradient():

@@ -61,7 +61,7 @@ def _require_law(m2, m4, m6):
         ("m4 >= m2^2", m4, m2**2),
         ("m2 m6 >= m4^2", m2 * m6, m4**2),
     ):
-        if large < small * (1 - 1e-12):
+        if large < small * (1 - 1e-12):  # 2 mutants: rounding
             raise ValueError(
                 f"moments must satisfy {text}, as those of every law do, got "
                 f"m2 = {m2}, m4 = {m4}, m6 = {m6}"
@@ -89,8 +89,9 @@ def kappas(powers: Powers, d: int) -> Kappas:
     rest = (0,) * (d - 1)
     m2, k1, k2 = (powers((n, *rest)) for n in (2, 4, 6))
     _require_law(m2, k1, k2)
-    k3 = (d - 1) * powers((2, 4, *rest[1:])) if d > 1 else 0.0
-    if not 0 <= k3 <= (d - 1) * k2 * (1 + 1e-12):
+    mixed = powers((2, 4, *rest[1:])) if d > 1 else 0.0  # 2 mutants: times zero
+    k3 = (d - 1) * mixed
+    if not 0 <= k3 <= (d - 1) * k2 * (1 + 1e-12):  # mutant: rounding
         raise ValueError(
             f"k3 must be between 0 and (d - 1) k2 = {(d - 1) * k2}, got {k3}"
         )
@@ -115,7 +116,8 @@ def quartic_loss(layer: Products, q: Quartic) -> Float[Array, ""]:
     """1/2 E sum_t ||PV Phi KQ - x_{t+1}||^2, from the moments alone."""
     values = layer.pv.T @ layer.pv.conj()
     scores = layer.kq[:, None, :, None] * layer.kq.conj()[:, None, :]
-    square = values.ravel() @ q.square.reshape(values.size, -1) @ scores.ravel()
+    table = q.square.reshape(values.size, -1)
+    square = values.ravel() @ table @ scores.ravel()  # mutant: from either end
     cross = jnp.einsum("ovkq,ov,kq->", q.cross, layer.pv.conj(), layer.kq.conj())
     return 0.5 * (square.real - 2 * cross.real + q.power)
 
@@ -144,9 +146,10 @@ def exact_quartic(length: int, d: int, powers: Powers) -> Quartic:
 
     def entry(count, decay, coordinates):
         names = {}
-        pattern = tuple(names.setdefault(j, len(names)) for j in coordinates)
+        name = lambda j: names.setdefault(j, len(names))  # mutant: fewer are shared
+        pattern = tuple(map(name, coordinates))
         start = moment(tuple(coordinates.count(j) for j in range(d)))
-        return start and start * over_positions(count, decay, pattern)
+        return start and start * over_positions(count, decay, pattern)  # mutant: faster
 
     square = [entry(_pairs, 2, c) for c in product(range(d), repeat=6)]
     cross = [entry(_single, 1, c) for c in product(range(d), repeat=4)]
@@ -166,7 +169,8 @@ def exact_quartic(length: int, d: int, powers: Powers) -> Quartic:
 def _pairs(t, pattern):
     """How many (s, s') leave no phase, for the coordinates v v' k k' q q'."""
     s, u = np.ogrid[2 : t + 1, 2 : t + 1]
-    return _without_phase((s - 1, 1 - u, 2 - s, u - 2, t - 1, 1 - t), pattern, s * u)
+    like = s * u  # 2 mutants: its shape counts
+    return _without_phase((s - 1, 1 - u, 2 - s, u - 2, t - 1, 1 - t), pattern, like)
 
 
 @cache
@@ -180,7 +184,8 @@ def _without_phase(exponents, pattern, like):
     """Counts where the exponents of every coordinate of the pattern add up to zero."""
     zero = np.ones_like(like, bool)
     for name in set(pattern):
-        same = [e for e, other in zip(exponents, pattern, strict=True) if other == name]
+        of = zip(exponents, pattern, strict=True)  # mutant: they are as many
+        same = [e for e, other in of if other == name]  # mutant: all add up to zero
         zero &= sum(same) == 0
     return int(zero.sum())
 
@@ -201,8 +206,8 @@ def sampled_quartic(
     def add(total, x):
         return jax.tree.map(jnp.add, total, _moments(x)), None
 
-    few = gcd(count, 20)  # in memory at a time; mutant: any divisor
-    chunks = sequences.reshape(-1, few, length, d)
+    few = gcd(count, 20)  # 3 mutants: any divisor, so many are in memory at a time
+    chunks = sequences.reshape(-1, few, length, d)  # mutant: their order
     shapes = jax.eval_shape(_moments, chunks[0])  # mutant: all have one shape
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (square, cross, power), _ = jax.lax.scan(add, zero, chunks)
@@ -235,7 +240,7 @@ def _moments(x):
 def _unfold(square, size):
     """From the matrix of ``_moments`` to the complex tensor of ``Quartic.square``."""
     first, second = np.triu_indices(size**2)
-    full = jnp.zeros((size**2,) * 3, square.dtype)
+    full = jnp.zeros((size**2,) * 3, square.dtype)  # mutant: all are set
     full = full.at[first, second].set(square).at[second, first].set(square)
     full = full.reshape((size,) * 6)  # v k, v' k', q q'
     for axis, sign in ((0, 1), (2, -1), (4, 1)):
@@ -251,4 +256,5 @@ def _as_real(hermitian):
 def _as_complex(real, axis, sign):
     """Back to H (sign 1) or its conjugate (-1) on the pair of axes from ``axis``."""
     turned = jnp.swapaxes(real, axis, axis + 1)
-    return 0.5 * (real + turned) + 0.5j * sign * (real - turned)
+    half = 0.5j * sign  # mutant: a sign is its own inverse
+    return 0.5 * (real + turned) + half * (real - turned)
