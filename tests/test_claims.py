@@ -52,6 +52,13 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["closed form", "reproduction", "ordering"])
+def test_what_could_be_false_in_another_way_says_in_which(kind):
+    with pytest.raises(ValueError, match=f"own-sum: excludes is missing: every {kind} has it"):
+        claims.validated([{**GOOD, "kind": kind}])
+    assert claims.validated([{**GOOD, "kind": kind, "excludes": "that it is three"}])
+
+
 @pytest.mark.parametrize("change, message", WRONG)
 def test_a_wrong_entry_is_named(change, message):
     with pytest.raises(ValueError, match=f"^claims.yml: {message}"):

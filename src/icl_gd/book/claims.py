@@ -9,6 +9,7 @@ import yaml
 
 SOURCES = ("oswald-", "zheng-", "olsson-", "own-")  # how an id begins
 KINDS = ("identity", "closed form", "reproduction", "ordering", "beyond the papers")
+EXCLUDING = ("closed form", "reproduction", "ordering")  # could be false in another way
 NEEDED = ("id", "source", "statement", "kind", "tolerance", "why")
 OPTIONAL = ("relation", "published", "excludes")
 RELATIONS = {
@@ -33,8 +34,9 @@ def validated(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Claims by id. Raises ValueError that names the claim, the field, what is wrong.
 
     A claim has an id that begins with its source, a source, a statement that ends with
-    a full stop, a kind, a tolerance of at least 0 and the reason for it (why); it may
-    have a relation, the published figure, and the nearest wrong hypothesis (excludes).
+    a full stop, a kind, a tolerance of at least 0 and the reason for it (why); a closed
+    form, a reproduction and an ordering name the nearest wrong hypothesis (excludes).
+    Any may have that, a relation, and the published figure.
     """
     claims = {}
     for number, entry in enumerate(entries, 1):
@@ -64,6 +66,8 @@ def _problems(entry):
         yield f"statement must end with a full stop, got {entry['statement']!r}"
     if entry["kind"] not in KINDS:
         yield f"kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}"
+    if entry["kind"] in EXCLUDING and "excludes" not in entry:
+        yield f"excludes is missing: every {entry['kind']} has it"
     if entry.get("relation", "equal") not in RELATIONS:
         relations = ", ".join(RELATIONS)
         yield f"relation must be one of {relations}, got {entry['relation']!r}"
