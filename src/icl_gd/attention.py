@@ -176,7 +176,7 @@ class Features(NamedTuple):
 def features(
     weights: Features, e: Float[Array, "*tokens entries"]
 ) -> Float[Array, "*tokens token"]:
-    """m(e) = E e + W_2 gelu(W_1 E e + b_1) + b_2, of every token by itself.
+    """m(e) = E e + V_2 gelu(V_1 E e + b_1) + b_2, of every token by itself.
 
     The last of the new entries takes the place of the label. von Oswald et al. (2022),
     A.7.

@@ -48,7 +48,7 @@ def features(weights: Features, layer: Products, task: Task) -> Float[Array, "1"
 
     Minus the last entry of m(e_q) + sum_j PV m_j m_j^T u with u = KQ m(e_q) and m_j =
     m(e_j): of a context token only u^T m_j and r^T m_j are wanted, where r is the last
-    row of PV. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (W_1
+    row of PV. Since m is linear in phi = (gelu(A (e, 1)), e, 1) with A = (V_1
     E, b_1), each is one product of phi with a vector, and m_j is never formed.
     """
     prompt, (kq, pv) = join(task), layer
