@@ -189,8 +189,11 @@ def test_tolerance_is_what_is_held_to():
     start = np.array([1.0, 0.0])
     for tolerance in (1e-4, 1e-8):
         assert tolerance / 10 < error(start, tolerance) < 10 * tolerance
+    large = flow.integrate(turn, jnp.asarray(1e4 * start), jnp.asarray(times), 1e-6)
+    assert 1e-7 < np.abs(large / 1e4 - right).max() < 1e-5  # it is relative
     with setup.x64(False):
         assert error(start.astype(np.float32), 1e-5) < 1e-4
+        assert error(start.astype(np.float32), 1e-6) < 1e-4  # the least there
 
 
 # The quartic.

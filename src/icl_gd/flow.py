@@ -104,10 +104,11 @@ def integrate(
         _require.double(f"integrate with tolerance = {tolerance}")
     _require.increasing(times=times)
     _require.as_wide_as(times, start=start)
-    first = 1e-6 * (times[-1] - times[0])  # diffrax's own first step may overflow
+    # diffrax's own first step may overflow
+    first = 1e-6 * (times[-1] - times[0])  # 4 mutants: any small one
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, _: velocity(y)), diffrax.Tsit5(),
-        times[0], times[-1], first, start, max_steps=100_000,
+        times[0], times[-1], first, start, max_steps=100_000,  # 3 mutants: about so
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.PIDController(tolerance, 1e-3 * tolerance),
     )  # fmt: skip
