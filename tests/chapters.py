@@ -20,3 +20,9 @@ def code(page):
 
 def prose(page):
     return re.sub(r"^```\{code-cell\}.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+def solutions(page):
+    """The syntax tree of each piece of code that a solution prints."""
+    for piece in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        yield ast.parse(piece)

@@ -8,7 +8,7 @@ from itertools import chain
 from statistics import median
 
 import pytest
-from chapters import PAGES, ROOT, code
+from chapters import PAGES, ROOT, code, solutions
 
 ORDER = [
     "tasks", "corpus", "tokens", "attention", "fast", "induction", "descent", "constructions",
@@ -100,9 +100,9 @@ USES = {name: set(uses(tree)) for name, tree in TREES.items()}
 
 @cache
 def used_outside():
-    """What chapters and scripts take from the package."""
+    """What chapters, their solutions and scripts take from the package."""
     scripts = (ast.parse(path.read_text("utf-8")) for path in (ROOT / "scripts").glob("*.py"))
-    chapters = chain.from_iterable(code(page) for page in PAGES)
+    chapters = chain.from_iterable(chain(code(page), solutions(page)) for page in PAGES)
     return set(chain.from_iterable(map(uses, chain(chapters, scripts))))
 
 
