@@ -89,7 +89,7 @@ def kappas(powers: Powers, d: int) -> Kappas:
     rest = (0,) * (d - 1)
     m2, k1, k2 = (powers((n, *rest)) for n in (2, 4, 6))
     _require_law(m2, k1, k2)
-    mixed = powers((2, 4, *rest[1:])) if d > 1 else 0.0  # 2 mutants: times zero
+    mixed = powers((2, 4, *rest[1:])) if d > 1 else 0.0  # 3 mutants: times zero
     k3 = (d - 1) * mixed
     if not 0 <= k3 <= (d - 1) * k2 * (1 + 1e-12):  # mutant: rounding
         raise ValueError(
