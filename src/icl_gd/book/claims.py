@@ -121,7 +121,7 @@ def _excluded(claim, wrong, shape, gap):
         raise ValueError(f"wrong must be what {claim} excludes, {named}, got {wrong}")
     if wrong is None:
         return {}
-    wrong, _ = _compared(claim, np.broadcast_to(wrong, shape), 0.0)
+    wrong, _ = _compared(claim, np.broadcast_to(wrong, shape), 0.0)  # mutant: any
     worst = float(np.max(gap(wrong)))
     if worst <= entry["tolerance"]:
         raise ClaimError(f"{claim}: passed by {entry['excludes']} too, with {wrong}")
