@@ -4,9 +4,10 @@
     python scripts/check_pages.py PAGE ...  these pages, as in book/construction/trained.md
 
 In one kernel a page runs forwards; then the code of its exercises' solutions, as printed, each
-held to the fence of `text` that follows it, if one does; then every cell of the page once more,
+held to the fence of `text` that follows it, if one does; then the cells of the page once more,
 from the last to the first. So a reader can go back to any cell, also after an exercise, and finds
-what the page shows.
+what the page shows. (A cell that shows nothing, and depends on no name that means two things, would
+only do the same again, and is left out the second time.)
 
 A page that has passed is not executed again until the page, the package, this script, a version
 or the kind of processor changes. What has passed is remembered in .cache/pages.
@@ -16,7 +17,9 @@ import hashlib
 import os
 import platform
 import re
+import symtable
 import sys
+from collections import Counter
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -44,6 +47,32 @@ def printed(text):
     return [] if text is None else [nbformat.v4.new_output("stream", name="stdout", text=text)]
 
 
+def names(source):
+    """The global names that code binds, and those that it reads, in its functions as well."""
+    top = symtable.symtable(re.sub(r"^( *)[%!].*", r"\1pass", source, flags=re.M), "cell", "exec")
+    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+
+    def read(table):
+        own = {s.get_name() for s in table.get_symbols() if table is top or s.is_global()}
+        return own.union(*map(read, table.get_children()))
+
+    return bound, read(top)
+
+
+def could_differ(cells, answers):
+    """The cells that show something, or depend on a name that is bound in more than one cell."""
+    parts = [names(cell["source"]) for cell in [*cells, *answers]]
+    times = Counter(name for bound, _ in parts for name in bound)
+    makers = {name: read for bound, read in parts for name in bound}
+
+    def depends(found):
+        more = found.union(*(makers.get(name, ()) for name in found))
+        return found if more == found else depends(more)
+
+    ambiguous = lambda cell: any(times[name] > 1 for name in depends(names(cell.source)[1]))
+    return [cell for cell in cells if cell.outputs or ambiguous(cell)]
+
+
 def run_of(page):
     """The notebook whose cells are the whole run of a page, each with what it should show."""
     notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
@@ -57,7 +86,7 @@ def run_of(page):
             execution_count=1,  # without a number nbval compares nothing
         )
         answers.append(cell | {"id": f"{label}-{len(answers)}"})
-    again = [cell | {"id": f"again-{cell.id}"} for cell in reversed(cells)]
+    again = [cell | {"id": f"again-{cell.id}"} for cell in could_differ(cells, answers)[::-1]]
     notebook.cells = [nbformat.from_dict(cell) for cell in [*cells, *answers, *again]]
     return nbformat.writes(notebook) + "\n"
 
