@@ -304,10 +304,28 @@ class Source(Run):
         tiled = jax.vmap(again)(jax.random.split(jax.random.key(3), len(natural)), natural)
         pairs = lambda key: corpus.repeated_pairs(key, self.merges)
         repeated = tasks.batch(pairs, jax.random.key(0), 8)
+        some = natural[::4]
+        kinds = jax.vmap(corpus.repeat_kinds)(some)
+
+        def early_late_all(model):
+            losses = measures.mean_token_losses(model, natural)
+            return jnp.stack([part.mean() for part in (losses[7:16], losses[-32:], losses)])
+
+        def of_kinds(losses):
+            return jnp.einsum("...st,skt->...k", losses, kinds) / kinds.sum(axis=(0, 2))
+
+        whole = lambda model: of_kinds(jax.vmap(measures.token_losses, (None, 0))(model, some))
+
+        def rises(model):  # cuts, layers, heads, kinds
+            cut = lambda how: of_kinds(measures.ablated_losses(model, some, how))
+            return jnp.stack([cut(how) for how in ("mean", "patterns")]) - whole(model)
+
         return {
             "prefix": lambda model: measures.mean_prefix_matching(model, repeated),
-            "natural": lambda model: measures.mean_token_losses(model, natural),
+            "natural": early_late_all,
             "tiled": lambda model: self.loss_on(model, tiled),
+            "kinds": whole,
+            "cut": rises,
         }
 
     def keep(self, weights, measured):
@@ -319,6 +337,9 @@ class Source(Run):
             f"{self.width}, learned relative bias",
             "data": f"standard library, byte pairs with {self.merges} merges, windows of "
             f"{self.length} tokens, {100 * self.share:g}% of them a snippet tiled",
+            "measured": "on held-out windows; natural: loss of tokens 8 to 16, of the last 32, of "
+            "all; kinds: of repeats, false repeats, others; cut: its rise by kind with a head cut, "
+            "by its mean and with all patterns held",
         }
 
 
@@ -331,7 +352,11 @@ RUNS = {
     "sine_published_gd": Sine(one_key=True, attends=False, rate=3e-4, b2=0.999),
     "separate_tokens": Separate(),
     "source_tiled": Source(share=0.5, steps=3000, stretches=6),
-    "source_natural": Source(share=0.0, steps=4500, seeds=2, stretches=9),
+    "source_fifth": Source(share=0.2, steps=3000, stretches=6),
+    "source_tenth": Source(share=0.1, steps=3000, stretches=6),
+    "source_twentieth": Source(share=0.05, steps=3000, stretches=6),
+    "source_natural": Source(share=0.0, steps=3000, stretches=6),
+    "source_long": Source(share=0.0, steps=40_000, every=1000, seeds=1, stretches=40),
 }
 
 

@@ -220,3 +220,13 @@ def test_repeated_pairs_stand_for_pairs():
 
 def test_a_pair_may_hold_byte_zero():
     assert corpus.spellings(np.array([[0, 97], [256, 0]]))[256:] == [b"\x00a", b"\x00a\x00"]
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=12))
+def test_each_token_is_a_repeat_a_false_repeat_or_neither(tokens):
+    kinds = []
+    for i in range(1, len(tokens)):
+        followers = [tokens[j + 1] for j in range(i - 1) if tokens[j] == tokens[i - 1]]
+        kinds.append(2 if not followers else int(tokens[i] not in followers))
+    found = np.asarray(corpus.repeat_kinds(jnp.array(tokens)))
+    assert (found == np.eye(3, dtype=bool)[:, kinds]).all()

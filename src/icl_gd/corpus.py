@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from icl_gd import _require, tasks
 from icl_gd._annotations import Scalar
@@ -181,6 +181,21 @@ def in_windows(tokens: Int[Array, " n"], length: int) -> Int[Array, "windows {le
     count = len(tokens) // room
     rows = jnp.reshape(tokens[: count * room], (count, room))
     return jax.vmap(begun)(rows)
+
+
+def repeat_kinds(
+    sequence: Int[Array, " context"],
+) -> Bool[Array, "3 context-1"]:
+    """Which tokens complete a repeat, which break one, and all others.
+
+    A token completes a repeat if the one before it has occurred earlier, followed by
+    the same token; it breaks one if each time something else followed. Every token but
+    the first is of one kind.
+    """
+    same = (sequence[:, None] == sequence) & jnp.tri(len(sequence), k=-1, dtype=bool)
+    seen = jnp.any(same[:-1], axis=1)
+    right = jnp.any(same[1:, 1:] & same[:-1, :-1], axis=1)
+    return jnp.stack([right, seen & ~right, ~seen])
 
 
 def random_repeats(
