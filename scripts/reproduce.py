@@ -352,9 +352,9 @@ RUNS = {
     "sine_published_gd": Sine(one_key=True, attends=False, rate=3e-4, b2=0.999),
     "separate_tokens": Separate(),
     "source_tiled": Source(share=0.5, steps=3000, stretches=6),
-    "source_fifth": Source(share=0.2, steps=3000, stretches=6),
-    "source_tenth": Source(share=0.1, steps=3000, stretches=6),
-    "source_twentieth": Source(share=0.05, steps=3000, stretches=6),
+    "source_fifth": Source(share=0.2, steps=3000, seeds=2, stretches=6),
+    "source_tenth": Source(share=0.1, steps=3000, seeds=2, stretches=6),
+    "source_twentieth": Source(share=0.05, steps=3000, seeds=2, stretches=6),
     "source_natural": Source(share=0.0, steps=3000, stretches=6),
     "source_long": Source(share=0.0, steps=40_000, every=1000, seeds=1, stretches=40),
 }

@@ -230,3 +230,21 @@ def test_each_token_is_a_repeat_a_false_repeat_or_neither(tokens):
         kinds.append(2 if not followers else int(tokens[i] not in followers))
     found = np.asarray(corpus.repeat_kinds(jnp.array(tokens)))
     assert (found == np.eye(3, dtype=bool)[:, kinds]).all()
+
+
+def test_classes_repeat_and_members_are_drawn_anew():
+    draw = lambda key: corpus.class_repeats(key, 8, 4, 41)
+    drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
+    assert (drawn[:, 0] == 0).all()
+    shown, classes = (drawn[:, 1:] - 1) % 4, (drawn[:, 1:] - 1) // 4
+    assert set(np.unique(classes)) == set(range(8))
+    periods = []
+    for row, which in zip(classes, shown, strict=True):
+        period = next(p for p in range(10, 21) if (row[p:] == row[:-p]).all())
+        periods.append((period, (which[period:] == which[:-period]).mean()))
+    period, again = np.array(periods).T
+    counts = np.bincount(period.astype(int), minlength=21)[10:]
+    assert (abs(counts - 4000 / 11) < 5 * np.sqrt(4000 / 11)).all()
+    assert abs(again.mean() - 1 / 4) < 0.01  # a member comes again by chance alone
+    exact = np.asarray(corpus.class_repeats(jax.random.key(1), 8, 1, 41))
+    assert any((exact[1 + p :] == exact[1:-p]).all() for p in range(10, 21))

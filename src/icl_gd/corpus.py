@@ -212,6 +212,25 @@ def random_repeats(
     return begun(tiled(key_period, fresh))
 
 
+def class_repeats(
+    key: Key[Array, ""], classes: int, members: int, length: int
+) -> Int[Array, " {length}"]:
+    """Token 0, and classes that are ``tiled``, each shown by a member drawn anew.
+
+    Class c has the tokens 1 + c * members, ..., (c + 1) * members. Classes are
+    independent and uniform, and so are members, also where a class comes again. So a
+    repeat tells the class of the next token, and nothing of which member it is.
+    length >= 5.
+    """
+    _require.at_least(2, classes=classes)
+    _require.at_least(1, members=members)
+    _require.at_least(5, length=length)
+    key_fresh, key_period, key_members = jax.random.split(key, 3)
+    fresh = jax.random.randint(key_fresh, (length - 1,), 0, classes)
+    shown = jax.random.randint(key_members, (length - 1,), 1, members + 1)
+    return begun(tiled(key_period, fresh) * members + shown)
+
+
 def repeated_pairs(key: Key[Array, ""], merges: int) -> Int[Array, " 101"]:
     """``tasks.repeated`` on the tokens that stand for pairs, 256 to 255 + merges.
 
