@@ -446,7 +446,7 @@ RUNS = {
     "sine_published_attention": Sine(one_key=True, attends=True, rate=1e-3),
     "sine_published_gd": Sine(one_key=True, attends=False, rate=3e-4, b2=0.999),
     "separate_tokens": Separate(),
-    "twelve_layers": Largest(steps=50_000, every=1000, stretches=25),
+    "twelve_layers": Largest(steps=32_000, every=1000, stretches=16),
     "source_tiled": Source(share=0.5, steps=3000, stretches=6),
     "source_natural": Source(share=0.0, steps=4500, seeds=2, stretches=9),
 }
