@@ -48,6 +48,7 @@ PACKAGE = ROOT / "src" / "icl_gd"
 RECORDED = PACKAGE / "book" / "recorded"
 UNFINISHED = ROOT / ".reproduce"
 COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+UNDEFINED = {"cosines"}  # not numbers where a sensitivity is zero, for one task even: recorded as 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -565,6 +566,7 @@ def write(path: Path, run: Run, ended: list[Progress]) -> None:
     join = lambda *seeds: np.concatenate(seeds)
     weights, measured = jax.tree.map(join, *((seed.weights, seed.measured) for seed in ended))
     data = {"at": np.arange(0, run.steps + 1, run.every), **run.keep(weights, measured)}
+    data |= {name: np.nan_to_num(data[name]) for name in UNDEFINED & data.keys()}
     minutes = round(sum(seed.seconds for seed in ended) / 60, 1)
     about = records.provenance(
         f"python scripts/reproduce.py {path.stem}",
