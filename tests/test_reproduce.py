@@ -1,11 +1,13 @@
 """Long runs: interrupted and resumed they are the uninterrupted run, and records stay whole."""
 
 import inspect
+import json
 import linecache
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -343,6 +345,38 @@ def test_deep_stacks_train_on_the_layers_one_after_another(name, depth, recurren
 
     value = agrees(run, layers, composed, lambda key: tasks.regression(key, 10, 10), 8, 256)
     assert value != pytest.approx(5 / 12, rel=0.02)  # the layers predict something
+
+
+def test_largest_network_trains_on_heads_and_mlps_one_after_another():
+    run = reproduce.RUNS["twelve_layers"]
+    weights = jax.tree.map(lambda weight: 20 * weight, run.start(jax.random.key(1)))
+    hold = lambda prompt: jax.tree.map(lambda e: jnp.clip(e, -10.0, 10.0), prompt)
+
+    attend = partial(attention.multi_head, attention.linear_attention)
+
+    def layer(prompt, weights):
+        heads, hidden, out = weights
+        prompt = hold(attend(attention.products(heads), prompt))
+        mlp = lambda e: e + jax.nn.gelu(e @ hidden.T) @ out.T
+        return hold(jax.tree.map(mlp, prompt)), None
+
+    def composed(weights):
+        through = lambda prompt: jax.lax.scan(layer, prompt, weights)[0]
+        return tokens.reader(through)
+
+    value = agrees(run, weights, composed, lambda key: tasks.regression(key, 10, 10), 4, 128)
+    assert value != pytest.approx(5 / 12, rel=0.02)
+
+
+def test_undefined_cosines_are_recorded_as_zero(tmp_path):
+    """A sensitivity of one task may be zero, and the mean cosine then is not a number."""
+    run = replace(Walk(), seeds=1)
+    found = reproduce.begin(run, 0)
+    cosines = np.array([[[0.5, np.nan], [0.25, 0.75]]])
+    found = found._replace(measured={**found.measured, "cosines": cosines})
+    reproduce.write(tmp_path / "run.json", run, [found])
+    kept = json.loads((tmp_path / "run.json").read_text())["data"]["cosines"]
+    np.testing.assert_array_equal(kept, [[[0.5, 0.0], [0.25, 0.75]]])
 
 
 def test_each_seed_is_its_own_run(tmp_path, monkeypatch):
