@@ -199,6 +199,37 @@ def test_attention_view_is_a_picture_without_scripts(browser, address, page):
     assert sum(pictures[0][0]) == pytest.approx(1, abs=0.03)
 
 
+INK = """() => [...document.querySelectorAll(".bd-article :is(h1, h2, p, pre, figcaption)")].map(
+    e => Math.max(...getComputedStyle(e).color.match(/[\\d.]+/g).slice(0, 3)))"""
+FOLDED = "document.querySelectorAll('.bd-article details:not([open])').length"
+CUT = """() => [...document.querySelectorAll(".bd-article .highlight pre")].filter(
+    e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"""
+
+
+def test_a_page_in_dark_prints_dark_on_white_unfolded_and_uncut(browser, address):
+    page = "book/induction/source.html"
+    with visit(browser, address + page, DESK, "dark") as tab:
+        tab.wait_for_selector("html[data-theme=dark]")
+        assert max(tab.evaluate(INK)) > 200 and tab.evaluate(FOLDED)
+        tab.emulate_media(media="print", color_scheme="dark")
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert max(tab.evaluate(INK)) < 130
+        assert not tab.evaluate(FOLDED) and not tab.evaluate(CUT)
+        assert not any(i.is_visible() for i in tab.locator(".icl-view input").all())
+        tab.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert tab.evaluate(FOLDED)
+        assert tab.locator("html[data-theme=dark]").count()
+
+
+@each_page
+def test_captions_are_of_normal_weight(browser, address, page):
+    weights = (
+        "[...document.querySelectorAll('figcaption *')].map(e => getComputedStyle(e).fontWeight)"
+    )
+    with visit(browser, address + page, DESK) as tab:
+        assert set(tab.evaluate(weights)) <= {"400"}
+
+
 def test_a_page_reads_from_disk(browser, address):
     page = next(filter(has_mathematics, PAGES))
     with visit(browser, (SITE / page).as_uri(), DESK) as tab:
