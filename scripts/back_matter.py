@@ -29,6 +29,10 @@ bound stands in brackets. Two numbers joined by "to" are the smallest and the la
 array. *Excluded* is the nearest wrong hypothesis, and what would have been measured if it were
 true: a claim that allows it stops the chapter too. This page is generated from the executed
 chapters.
+
+The first table counts the claims of each chapter by kind. The second names the claim whose gap
+takes the largest share of its tolerance, and the one whose excluded hypothesis lies nearest to the
+tolerance (its gap in units of it, which has to be above 1).
 """
 FIGURES = """# Figure index
 
@@ -77,15 +81,54 @@ def item(record) -> str:
     )
 
 
+def extreme(shares, choose) -> str:
+    """The claim with the smallest or the largest share, and that share."""
+    if not shares:
+        return "—"
+    name = choose(shares, key=shares.get)
+    return f"`{name}` ({shares[name]:.2g})"
+
+
+def counts(records) -> list[str]:
+    """How many claims there are of each kind, and in all."""
+    kinds = [claims.registry()[record["id"]]["kind"] for record in records]
+    return [*(str(kinds.count(kind) or "") for kind in claims.KINDS), str(len(records))]
+
+
+def edges(records) -> list[str]:
+    """The claim that is nearest to its tolerance, and the exclusion that is."""
+    used, missed = {}, {}
+    for record in records:
+        entry = claims.registry()[record["id"]]
+        if entry["tolerance"] and "relation" not in entry:
+            used[record["id"]] = float(record["gap"]) / entry["tolerance"]
+            if "missed" in record:
+                missed[record["id"]] = float(record["missed"]) / entry["tolerance"]
+    return [extreme(used, max), extreme(missed, min)]
+
+
+def table(heads, rows) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def ledger() -> str:
-    """The ledger, a section for each chapter."""
-    page = LEDGER
+    """The ledger: tables of the chapters, and the claims of each, folded."""
+    found = []
     for name, title, cells in chapters():
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         records = [o["metadata"]["claim"] for o in outputs if "claim" in o.get("metadata", {})]
         if records:
-            page += f"\n## {{doc}}`{title} <../{name}>`\n\n"
-        page += "".join(item(record) for record in records)
+            found.append((f"{{doc}}`{title} <../{name}>`", records))
+    page = LEDGER
+    page += table(["chapter", *claims.KINDS, "all"], [[c, *counts(r)] for c, r in found])
+    page += table(
+        ["chapter", "nearest to its tolerance", "nearest exclusion"],
+        [[c, *edges(r)] for c, r in found],
+    )
+    for chapter, records in found:
+        page += f"\n## {chapter}\n\n````{{dropdown}} {len(records)} claims\n"
+        page += "".join(map(item, records)) + "````\n"
     return page
 
 

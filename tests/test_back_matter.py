@@ -19,6 +19,30 @@ def test_ledger_lists_every_claim_once():
     assert sorted(listed) == sorted(claims.registry())
 
 
+def test_tables_count_every_claim_and_name_the_tightest():
+    lines = re.findall(r"^\| \{doc\}.+\|$", back_matter.ledger(), re.MULTILINE)
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
+    counts = [[int(n or 0) for n in row] for row in rows if len(row) == len(claims.KINDS) + 1]
+    kinds = [entry["kind"] for entry in claims.registry().values()]
+    by_kind = [kinds.count(kind) for kind in claims.KINDS]
+    assert [sum(column) for column in zip(*counts, strict=True)] == [*by_kind, len(kinds)]
+    edges = [row for row in rows if len(row) == 2]
+    assert len(edges) == len(counts)
+    shares = [re.findall(r"\((.+?)\)", " ".join(row)) for row in edges]
+    assert all(float(used) <= 1 < float(missed) for used, missed in filter(lambda s: s[1:], shares))
+
+
+def test_tightest_claim_has_the_largest_gap_and_the_nearest_exclusion():
+    tolerance = claims.registry()["own-quarter"]["tolerance"]
+    records = [
+        {"id": "own-quarter", "gap": f"{tolerance / 5}", "missed": f"{4 * tolerance}"},
+        {"id": "own-ones-minimum", "gap": "0", "missed": "1"},
+        {"id": "olsson-together", "gap": "-25"},  # a bound
+    ]
+    assert back_matter.edges(records) == ["`own-quarter` (0.2)", "`own-quarter` (4)"]
+    assert back_matter.edges(records[2:]) == ["\N{EM DASH}"] * 2
+
+
 def test_figure_index_lists_every_figure():
     named = re.findall(r"\{ref\}`(fig-[\w-]+)`", back_matter.figures())
     texts = [page.read_text(encoding="utf-8") for page in back_matter.ROOT.glob("book/**/*.md")]
