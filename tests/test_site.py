@@ -221,6 +221,18 @@ def test_a_page_in_dark_prints_dark_on_white_unfolded_and_uncut(browser, address
         assert tab.locator("html[data-theme=dark]").count()
 
 
+CUT_FORMULAS = """() =>
+    [...document.querySelectorAll('.bd-article :is(div.math, mjx-container[display])')]
+    .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.id || e.textContent.slice(0, 60))"""
+
+
+@each_page
+def test_no_displayed_formula_is_cut_on_a_laptop(browser, address, page):
+    with visit(browser, address + page, DESK) as tab:
+        assert not tab.evaluate(CUT_FORMULAS)
+
+
 @each_page
 def test_captions_are_of_normal_weight(browser, address, page):
     weights = (
