@@ -233,6 +233,27 @@ def test_no_displayed_formula_is_cut_on_a_laptop(browser, address, page):
         assert not tab.evaluate(CUT_FORMULAS)
 
 
+UNFOLD = """() => {
+    document.querySelectorAll("details").forEach(e => { e.open = true; });
+    document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
+    dispatchEvent(new Event("resize"));
+}"""
+CUT_IN_LINES = """() =>
+    [...document.querySelectorAll(".bd-article mjx-container:not([display])")].filter(formula => {
+        const box = formula.closest("p, li, dd");
+        return box?.checkVisibility() && getComputedStyle(formula).overflowX !== "auto"
+            && formula.getBoundingClientRect().right > box.getBoundingClientRect().right + 1;
+    }).map(e => e.textContent)"""
+
+
+@each_page
+@pytest.mark.parametrize("width", [390, 360])
+def test_no_formula_in_a_line_is_cut_on_a_phone(browser, address, page, width):
+    with visit(browser, address + page, {"width": width, "height": 844}) as tab:
+        tab.evaluate(UNFOLD)
+        assert not tab.evaluate(CUT_IN_LINES)
+
+
 @each_page
 def test_captions_are_of_normal_weight(browser, address, page):
     weights = (
