@@ -107,6 +107,24 @@ TEXT = """a => {
 }"""
 
 
+CUT_FORMULAS = """() =>
+    [...document.querySelectorAll('.bd-article :is(div.math, mjx-container[display])')]
+    .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.id || e.textContent.slice(0, 60))"""
+UNFOLD = """() => {
+    document.querySelectorAll("details").forEach(e => { e.open = true; });
+    document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
+    dispatchEvent(new Event("resize"));
+}"""
+CUT_IN_LINES = """() =>
+    [...document.querySelectorAll(".bd-article mjx-container:not([display])")].filter(formula => {
+        const box = formula.closest("p, li, dd");
+        return box?.checkVisibility() && getComputedStyle(formula).overflowX !== "auto"
+            && formula.getBoundingClientRect().right > box.getBoundingClientRect().right + 1;
+    }).map(e => e.textContent)"""
+WEIGHTS = "[...document.querySelectorAll('figcaption *')].map(e => getComputedStyle(e).fontWeight)"
+
+
 def look(tab, page):
     """What holds on every page, however it is opened."""
     assert not tab.locator("mjx-merror, [data-mjx-error]").count()
@@ -117,16 +135,18 @@ def look(tab, page):
 
 
 @each_page
-def test_page_reads_offline(browser, address, page):
+def test_page_reads_offline_with_no_formula_cut(browser, address, page):
     with visit(browser, address + page, DESK) as tab:
         look(tab, page)
         for image in tab.locator("article img").all():
             assert (image.get_attribute("alt") or "").strip(), image.get_attribute("src")
             assert image.evaluate("i => i.complete && i.naturalWidth > 0")
+        assert not tab.evaluate(CUT_FORMULAS)
+        assert set(tab.evaluate(WEIGHTS)) <= {"400"}
 
 
 @each_page
-def test_phone_never_scrolls_sideways(browser, address, page):
+def test_phone_never_scrolls_sideways_and_cuts_no_formula(browser, address, page):
     with visit(browser, address + page, PHONE, "dark") as tab:
         for scheme in ["dark", "light"]:
             tab.emulate_media(color_scheme=scheme)
@@ -134,6 +154,10 @@ def test_phone_never_scrolls_sideways(browser, address, page):
             look(tab, page)
             width = tab.evaluate("document.documentElement.scrollWidth")
             assert width <= PHONE["width"], tab.evaluate(TOO_WIDE)
+        for width in (PHONE["width"], 360):
+            tab.set_viewport_size({"width": width, "height": 844})
+            tab.evaluate(UNFOLD)
+            assert not tab.evaluate(CUT_IN_LINES)
 
 
 VIEWED = [p for p in PAGES if 'aria-label="Attention view"' in (SITE / p).read_text("utf-8")]
@@ -219,48 +243,6 @@ def test_a_page_in_dark_prints_dark_on_white_unfolded_and_uncut(browser, address
         tab.evaluate("dispatchEvent(new Event('afterprint'))")
         assert tab.evaluate(FOLDED)
         assert tab.locator("html[data-theme=dark]").count()
-
-
-CUT_FORMULAS = """() =>
-    [...document.querySelectorAll('.bd-article :is(div.math, mjx-container[display])')]
-    .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
-    .map(e => e.id || e.textContent.slice(0, 60))"""
-
-
-@each_page
-def test_no_displayed_formula_is_cut_on_a_laptop(browser, address, page):
-    with visit(browser, address + page, DESK) as tab:
-        assert not tab.evaluate(CUT_FORMULAS)
-
-
-UNFOLD = """() => {
-    document.querySelectorAll("details").forEach(e => { e.open = true; });
-    document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
-    dispatchEvent(new Event("resize"));
-}"""
-CUT_IN_LINES = """() =>
-    [...document.querySelectorAll(".bd-article mjx-container:not([display])")].filter(formula => {
-        const box = formula.closest("p, li, dd");
-        return box?.checkVisibility() && getComputedStyle(formula).overflowX !== "auto"
-            && formula.getBoundingClientRect().right > box.getBoundingClientRect().right + 1;
-    }).map(e => e.textContent)"""
-
-
-@each_page
-@pytest.mark.parametrize("width", [390, 360])
-def test_no_formula_in_a_line_is_cut_on_a_phone(browser, address, page, width):
-    with visit(browser, address + page, {"width": width, "height": 844}) as tab:
-        tab.evaluate(UNFOLD)
-        assert not tab.evaluate(CUT_IN_LINES)
-
-
-@each_page
-def test_captions_are_of_normal_weight(browser, address, page):
-    weights = (
-        "[...document.querySelectorAll('figcaption *')].map(e => getComputedStyle(e).fontWeight)"
-    )
-    with visit(browser, address + page, DESK) as tab:
-        assert set(tab.evaluate(weights)) <= {"400"}
 
 
 def test_a_page_reads_from_disk(browser, address):
