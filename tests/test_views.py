@@ -50,13 +50,29 @@ class Read(HTMLParser):
 
 
 def data_of(html):
-    (line,) = re.findall(r"const \[id, packed, first\] = (.*);", html)
+    (line,) = re.findall(r"const \[id, packed, says, first\] = (.*);", html)
     return json.loads(line)
 
 
+SAYS = [f"word {t}" for t in range(11)]
+
+
+def readings(before, after=None):
+    both = before, before if after is None else after
+    return {
+        "Before": views.Reading(both[0], [f"no {word}" for word in SAYS]),
+        "After": views.Reading(both[1], SAYS),
+    }
+
+
+def attention_view(patterns, at=7, name="a-view", **before):
+    given = readings(before.get("before", patterns), patterns)
+    return views.attention_view(name, TOKENS, given, HEADS, {"first": at, "<then>": 2})
+
+
 def test_tokens_are_shown_as_they_are():
-    read = Read(views.attention_view("a-view", TOKENS, causal(), HEADS, 7).html)
-    buttons = read.all(tag="button")
+    read = Read(attention_view(causal()).html)
+    buttons = [b for b in read.all(tag="button") if "data-t" in b]
     assert [b["text"] for b in buttons] == SIGNS
     assert all(b["type"] == "button" and b.get("data-t", 0) is None for b in buttons)
     (code,) = read.all(tag="code")
@@ -66,49 +82,58 @@ def test_tokens_are_shown_as_they_are():
 
 def test_still_picture_is_the_first_head_from_the_token():
     patterns, at = causal(), 7
-    view = views.attention_view("a-view", TOKENS, patterns, HEADS, at)
+    view = attention_view(patterns, at)
     read = Read(view.html)
-    shown = [float(b["style"].removeprefix("--a:")) for b in read.all(tag="button")]
+    buttons = [b for b in read.all(tag="button") if "data-t" in b]
+    shown = [float(b["style"].removeprefix("--a:")) for b in buttons]
     np.testing.assert_allclose(shown, patterns[0, at], atol=5e-4)
-    assert [b["tabindex"] for b in read.all(tag="button")] == ["-1"] * 7 + ["0"] + ["-1"] * 3
+    assert [b["tabindex"] for b in buttons] == ["-1"] * 7 + ["0"] + ["-1"] * 3
     best = patterns[:, at].argmax(1)
     shares = [f"{100 * patterns[h, at, j]:.0f}%" for h, j in enumerate(best)]
     said = [f"{s} {j} \u201c{SIGNS[j]}\u201d" for s, j in zip(shares, best, strict=True)]
     assert [o["text"] for o in read.all(tag="output")] == said
-    choices = read.all(tag="input")
+    models, choices = read.all(tag="input")[:2], read.all(tag="input")[2:]
+    assert [(m["value"], "checked" in m) for m in models] == [("Before", False), ("After", True)]
+    goes = [b for b in read.all(tag="button") if "data-go" in b]
+    assert [(b["data-go"], b["text"]) for b in goes] == [("7", "first"), ("2", "<then>")]
     assert [c["value"] for c in choices] == HEADS
     assert [("checked" in c) for c in choices] == [True, False, False]
     assert {c["name"] for c in choices} == {"a-view"}
     (line,) = read.all(**{"aria-live": "polite"})
     assert line["text"] == (
         f"Token 7 \u201c:\u23ce\u201d: head 0.0 looks most at token {best[0]} "
-        f"\u201c{SIGNS[best[0]]}\u201d, with {shares[0]} of its attention."
+        f"\u201c{SIGNS[best[0]]}\u201d, with {shares[0]} of its attention. "
+        f"After, the model says word 7; the text says \u201c{SIGNS[8]}\u201d."
     )
 
 
 def test_script_has_every_weight_to_a_thousandth():
     patterns = causal(1)
     patterns[2, 5] = np.eye(len(TOKENS))[5]
-    name, packed, at = data_of(views.attention_view("a-view", TOKENS, patterns, HEADS, 3).html)
+    others = causal(3)
+    name, packed, says, at = data_of(attention_view(patterns, 3, before=others).html)
     assert (name, at) == ("a-view", 3)
-    values = [int(packed[i : i + 2], 36) / 1000 for i in range(0, len(packed), 2)]
+    assert says == [[f"no {word}" for word in SAYS], SAYS]
     rows, columns = np.tril_indices(len(TOKENS))
-    np.testing.assert_allclose(values, patterns[:, rows, columns].ravel(), atol=5.001e-4)
+    for text, expected in zip(packed, (others, patterns), strict=True):
+        values = [int(text[i : i + 2], 36) / 1000 for i in range(0, len(text), 2)]
+        np.testing.assert_allclose(values, expected[:, rows, columns].ravel(), atol=5.001e-4)
     assert max(values) == 1
 
 
 def test_view_is_small_its_own_and_the_same_every_time():
-    n = 64
+    n = 48
+    reading = views.Reading(causal(2, 4, n), ["\u201ctoken\u201d, 50%"] * n)
     make = lambda name: views.attention_view(
-        name, ["tok"] * n, causal(2, 8, n), list("abcdefgh"), 9
+        name, ["tok"] * n, {"Before": reading, "After": reading}, list("abcd"), {"here": 9}
     )
     view = make("one")
-    assert len(view.html.encode()) < 60_000
+    assert len(view.html.encode()) < 35_000
     assert view == make("one") and view.html != make("two").html
     assert Read(view.html).all(id="one") and not Read(make("two").html).all(id="one")
     assert "http" not in view.html and "@import" not in view.html and "url(" not in view.html
     assert view._repr_html_() == view.html
-    assert repr(view) == view.alt == "Attention of 8 heads over 64 tokens"
+    assert repr(view) == view.alt == "Attention of 4 heads over 48 tokens"
 
 
 @pytest.mark.parametrize(
@@ -116,21 +141,76 @@ def test_view_is_small_its_own_and_the_same_every_time():
     [
         ({"name": "a view"}, "name must be letters and hyphens, got 'a view'"),
         ({"name": ""}, "name must be letters and hyphens, got ''"),
-        ({"tokens": TOKENS[1:]}, r"patterns must be Real\["),
-        ({"heads": HEADS[1:]}, r"patterns must be Real\["),
-        ({"patterns": 2 * causal()}, "attention must be between 0 and 1"),
-        ({"patterns": -causal()}, "attention must be between 0 and 1"),
-        ({"patterns": np.nan * causal()}, "attention must be between 0 and 1"),
-        ({"patterns": causal().swapaxes(1, 2)}, "patterns must be causal"),
-        ({"patterns": causal() + 0.1 * np.eye(11, k=1)}, "patterns must be causal"),
-        ({"at": 11}, "at must be between 0 and 10, got 11"),
-        ({"at": -1}, "at must be between 0 and 10, got -1"),
+        ({"tokens": TOKENS[1:]}, r"readings\['Before'\] must have patterns of shape \(3, 10, 10\)"),
+        ({"heads": HEADS[1:]}, r"must have patterns of shape \(2, 11, 11\) and 11 words, got"),
+        ({"readings": {"One": views.Reading(causal(), SAYS[1:])}}, "and 11 words, got .* and 10"),
+        ({"readings": readings(2 * causal())}, "attention must be between 0 and 1"),
+        ({"readings": readings(-causal())}, "attention must be between 0 and 1"),
+        ({"readings": readings(np.nan * causal())}, "attention must be between 0 and 1"),
+        ({"readings": readings(causal().swapaxes(1, 2))}, "patterns must be causal"),
+        ({"readings": readings(causal() + 0.1 * np.eye(11, k=1))}, "patterns must be causal"),
+        ({"examples": {"a": 11}}, r"examples\['a'\] must be between 0 and 10, got 11"),
+        ({"examples": {"a": 0, "b": -1}}, r"examples\['b'\] must be between 0 and 10, got -1"),
     ],
 )
 def test_bad_views_are_named(change, message):
-    good = {"name": "v", "tokens": TOKENS, "patterns": causal(), "heads": HEADS, "at": 3}
+    good = {
+        "name": "v",
+        "tokens": TOKENS,
+        "readings": readings(causal()),
+        "heads": HEADS,
+        "examples": {"a": 3},
+    }
     with pytest.raises((TypeError, ValueError), match=message):
         views.attention_view(**{**good, **change})
+
+
+WEIGHTS = np.array([0, 0.1, 0.4, 0.1, 0.3, 0.1])
+
+
+def test_word_has_its_notes_weights_and_counts():
+    view = views.typed_word("a-word", "banana", [0.0, 2.0, 8.0], 1, WEIGHTS)
+    read = Read(view.html)
+    heads = [th["text"] for th in read.all(tag="th", scope="row")]
+    cells = [td["text"] for td in read.all(tag="td")]
+    assert heads == ["token", "note", "weight", "after", "a", "b", "n", "answer"]
+    assert cells[:18] == [*"banana", "\u2013", *"banan", "", "10", "40", "10", "30", "10"]
+    assert cells[18:] == [
+        *"abn",
+        *"\u00b7\u00b72",
+        *"1\u00b7\u00b7",
+        *"2\u00b7\u00b7",
+        "30%",
+        "0%",
+        "70%",
+    ]
+    shaded = [(td["text"], td["style"]) for td in read.all(tag="td") if "style" in td]
+    assert shaded[1] == ("40", "--a:0.40") and shaded[-1] == ("70%", "--a:0.70")
+    asks = [td["text"] for td in read.all(tag="td", **{"class": "asks"})]
+    assert asks == ["a", *"\u00b7\u00b72"]
+    (line,) = read.all(**{"aria-live": "polite"})
+    assert line["text"] == (
+        "\u201ca\u201d was followed 2 times, by \u201cn\u201d 2 of them. At \u03b2 = 2 the largest "
+        "share, 70%, goes to \u201cn\u201d."
+    )
+    assert repr(view) == f"Type a word. {line['text']}"
+    assert len(view.html.encode()) < 12_000 and "http" not in view.html
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"word": "banane"}, "word must end with a letter that it has before, got 'banane'"),
+        ({"at": 3}, "at must be between 0 and 2, got 3"),
+        ({"weights": -WEIGHTS}, "weights must be between 0 and 1"),
+        ({"weights": WEIGHTS[1:]}, "weights must be Real"),
+        ({"name": "1"}, "name must be letters and hyphens, got '1'"),
+    ],
+)
+def test_bad_words_are_named(change, message):
+    good = {"name": "w", "word": "banana", "betas": [0.0, 2.0, 8.0], "at": 1, "weights": WEIGHTS}
+    with pytest.raises((TypeError, ValueError), match=message):
+        views.typed_word(**{**good, **change})
 
 
 def test_coloured_text_has_each_panel():

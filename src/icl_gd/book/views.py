@@ -5,8 +5,9 @@ script, on light and dark pages and at a phone's width.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape, unescape
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,80 +30,19 @@ class View(NamedTuple):
         return self.html
 
 
-# Dark where the book or Colab is dark; --a is how much of a token's colour is seen.
-_STYLE = """<style>
-.icl-view { --ink: #222; --paper: #fff; --rule: #bbb; --heat: 213 94 0; --mark: #0072B2;
- color: var(--ink); background: var(--paper); border: 1px solid var(--rule);
- border-radius: 6px; padding: 10px; font: 14px/1.5 sans-serif; text-align: left; }
-html[data-theme="dark"] .icl-view, html[theme="dark"] .icl-view { --ink: #eee;
- --paper: #16191d; --rule: #666; --heat: 200 84 0; --mark: #56B4E9; }
-.icl-view code { display: block; font: 13px/1.7 monospace; white-space: pre-wrap;
- color: inherit; background: none; border: 0; padding: 0; overflow-wrap: anywhere; }
-.icl-view [data-t] { font: inherit; color: inherit; border: 0; margin: 0;
- padding: 1px 0; border-radius: 2px; background: rgb(var(--heat) / var(--a));
- white-space: pre-wrap; }
-.icl-view button[data-t] { padding: 1px 1px; cursor: pointer; }
-.icl-view button[tabindex="0"] { outline: 2px solid var(--mark); }
-.icl-view fieldset { display: grid; gap: 0 10px; border: 0; margin: 0 0 8px; padding: 0;
- grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); min-width: 0; }
-.icl-view label { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.icl-view input { margin: 0 4px 0 0; accent-color: var(--mark);
- vertical-align: middle; }
-.icl-view output { font: 12px monospace; }
-.icl-view p { margin: 0 0 8px; color: inherit; }
-.icl-view .panels { display: grid; gap: 12px;
- grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
-.icl-view .bar { display: inline-block; width: 90px; height: 10px; margin: 0 6px;
- background: linear-gradient(to right, rgb(var(--heat) / 0), rgb(var(--heat))); }
-</style>"""
+_BROWSER = Path(__file__).parent / "browser"
 
-_SCRIPT = """<script>
-(() => {
-  const [id, packed, first] = DATA;
-  const root = document.getElementById(id), said = root.querySelector("p[aria-live]");
-  const tokens = [...root.querySelectorAll("[data-t]")], n = tokens.length;
-  const heads = [...root.querySelectorAll("input")];
-  const finds = [...root.querySelectorAll("output")];
-  const weight = (h, i, j) => parseInt(
-    packed.substr(h * n * (n + 1) + i * (i + 1) + 2 * j, 2), 36) / 1000;
-  const chosen = () => Math.max(0, heads.findIndex(h => h.checked));
-  let at = first;
-  const show = () => {
-    const head = chosen();
-    const found = heads.map((_, h) => {
-      const row = tokens.slice(0, at + 1).map((_, j) => weight(h, at, j));
-      return row.indexOf(Math.max(...row));
-    });
-    const share = h => Math.round(100 * weight(h, at, found[h])) + "%";
-    const name = j => `${j} \u201c${tokens[j].textContent}\u201d`;
-    tokens.forEach((token, j) => {
-      token.style.setProperty("--a", j <= at ? weight(head, at, j) : 0);
-      token.tabIndex = j === at ? 0 : -1;
-    });
-    finds.forEach((o, h) => o.textContent = `${share(h)} ${name(found[h])}`);
-    said.textContent = `Token ${name(at)}: head ${heads[head].value} looks most at `
-      + `token ${name(found[head])}, with ${share(head)} of its attention.`;
-  };
-  const choose = j => { at = Math.min(Math.max(j, 0), n - 1); show(); };
-  for (const event of ["pointerover", "focusin", "click"])
-    root.addEventListener(event, e => {
-      const j = tokens.indexOf(e.target.closest("[data-t]"));
-      if (j >= 0) choose(j);
-    });
-  root.addEventListener("change", show);
-  root.addEventListener("keydown", e => {
-    if (!tokens.includes(e.target)) return;
-    const to = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: n - 1}[e.key];
-    const turn = {ArrowUp: heads.length - 1, ArrowDown: 1}[e.key];
-    if (to === undefined && !turn) return;
-    e.preventDefault();
-    if (turn) heads[(chosen() + turn) % heads.length].checked = true;
-    choose(to ?? at);
-    tokens[at].focus();
-  });
-  show();
-})();
-</script>"""
+
+def style(name: str) -> str:
+    """A style sheet of the folder ``browser``, as an element."""
+    return f"<style>\n{(_BROWSER / f'{name}.css').read_text('utf-8')}</style>"
+
+
+def script(name: str, *data) -> str:
+    """A script of the folder ``browser`` with its data, as an element."""
+    packed = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    text = (_BROWSER / f"{name}.js").read_text("utf-8")
+    return f"<script>\n{text.replace('DATA', packed, 1)}</script>"
 
 
 def _seen(token: str) -> tuple[str, str]:
@@ -123,45 +63,109 @@ def _flow(tokens: Sequence[str], element: Callable[[int, str], str]) -> str:
     return f"<code>{''.join(pieces)}</code>"
 
 
+def require_name(name: str) -> None:
+    """Raises unless ``name`` can be the id of an element: letters and hyphens."""
+    if not name.replace("-", "").isalpha():
+        raise ValueError(f"name must be letters and hyphens, got {name!r}")
+
+
+def packed(values: Iterable[int]) -> str:
+    """Whole numbers from 0 to 1295, two digits of base 36 each."""
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return "".join(digits[v // 36] + digits[v % 36] for v in values)
+
+
 def _thousandths(patterns) -> str:
     """Lower triangles, row by row, each weight two digits of base 36."""
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
     _, tokens, _ = patterns.shape
     rows, columns = np.tril_indices(tokens)
-    values = np.rint(1000 * patterns[:, rows, columns]).astype(int).ravel()
-    return "".join(digits[v // 36] + digits[v % 36] for v in values)
+    return packed(
+        np.rint(1000 * patterns[:, rows, columns]).astype(int).ravel().tolist()
+    )
+
+
+class Reading(NamedTuple):
+    """What a model does with a text: the attention of its heads, and what it says next.
+
+    ``patterns`` are causal, and ``says`` has a few words for each token.
+    """
+
+    patterns: Real[Array, "heads tokens tokens"]
+    says: Sequence[str]
 
 
 def attention_view(
     name: str,
     tokens: Sequence[str],
-    patterns: Real[Array, "{len(heads)} {len(tokens)} {len(tokens)}"],
+    readings: Mapping[str, Reading],
     heads: Sequence[str],
-    at: int,
+    examples: Mapping[str, int],
 ) -> View:
     """Attention to be explored: where each head looks from a token, with what share.
 
-    Hover, tap or the arrow keys choose a token, at first the one at position ``at``,
-    and one of the ``heads``, whose ``patterns`` are causal. The HTML needs no network,
-    and before its script runs it shows the first head from token ``at``. ``name``
-    (letters and hyphens) is its own on a page.
+    Hover, tap or the arrow keys choose a token, and buttons one of the ``heads``, one
+    of the models whose ``readings`` these are, and one of the ``examples``, tokens to
+    look at. The HTML needs no network, and before its script runs it shows the last
+    model's first head from the first example. ``name`` (letters and hyphens) is its own
+    on a page.
     """
-    if not name.replace("-", "").isalpha():
-        raise ValueError(f"name must be letters and hyphens, got {name!r}")
-    _require.between(0, len(tokens) - 1, at=at)
-    patterns = _causal(patterns)
-    choices, said, button = _first_seen(name, tokens, patterns[:, at], heads, at)
-    data = json.dumps([name, _thousandths(patterns), int(at)])
+    require_name(name)
+    for title, at in examples.items():
+        _require.between(0, len(tokens) - 1, **{f"examples[{title!r}]": at})
+    for title, reading in readings.items():
+        _require_fit(title, reading, len(heads), len(tokens))
+    at, seen = next(iter(examples.values())), list(readings)[-1]
+    patterns = {title: _causal(reading.patterns) for title, reading in readings.items()}
+    choices, said, button = _first_seen(name, tokens, patterns[seen][:, at], heads, at)
+    packed_all = list(map(_thousandths, patterns.values()))
+    spoken = [list(reading.says) for reading in readings.values()]
     html = (
         f'<div class="icl-view" id="{name}" role="group" aria-label="Attention view">\n'
-        f"{_STYLE}\n<p>Choose a token (hover, tap, or \u2190 \u2192) and a head "
+        f"{style('view')}\n<p>Choose a token (hover, tap, or \u2190 \u2192) and a head "
         "(\u2191 \u2193): the colour is how much attention the head pays from the "
-        "framed token.</p>\n"
-        f"<fieldset>\n{choices}\n</fieldset>\n"
-        f'<p aria-live="polite">{said}</p>\n{_flow(tokens, button)}\n'
-        f"{_SCRIPT.replace('DATA', data)}\n</div>"
+        f"framed token.</p>\n{_switches(name, readings, examples)}\n"
+        f"<fieldset data-heads>\n{choices}\n</fieldset>\n"
+        f'<p aria-live="polite">{said} {_next(seen, readings, tokens, at)}</p>\n'
+        f"{_flow(tokens, button)}\n"
+        f"{script('attention', name, packed_all, spoken, int(at))}\n</div>"
     )
     return View(html, f"Attention of {len(heads)} heads over {len(tokens)} tokens")
+
+
+def _switches(name, readings, examples):
+    """Which model is seen, at first the last one, and which tokens are worth a look."""
+    model = lambda title, at: (
+        f'<label><input type="radio" name="{name}-model" value="{escape(title)}"'
+        f"{' checked' if at == len(readings) - 1 else ''}>{escape(title)}</label>"
+    )
+    go = lambda title, to: (
+        f'<button type="button" data-go="{to}">{escape(title)}</button>'
+    )
+    models = "\n".join(model(title, at) for at, title in enumerate(readings))
+    goes = "\n".join(go(title, to) for title, to in examples.items())
+    return f"<fieldset data-models>\n{models}\n</fieldset>\n<p>{goes}</p>"
+
+
+def _next(title, readings, tokens, at):
+    """What the model says after a token, and what stands there."""
+    there = (
+        f"\u201c{_seen(tokens[at + 1])[0]}\u201d."
+        if at + 1 < len(tokens)
+        else "no more."
+    )
+    return escape(
+        f"{title}, the model says {readings[title].says[at]}; the text says {there}"
+    )
+
+
+def _require_fit(title, reading, heads, tokens):
+    """Raises unless a reading is one of these heads and tokens."""
+    wanted, given = (heads, tokens, tokens), np.shape(reading.patterns)
+    if given != wanted or len(reading.says) != tokens:
+        raise ValueError(
+            f"readings[{title!r}] must have patterns of shape {wanted} and {tokens} "
+            f"words, got {given} and {len(reading.says)}"
+        )
 
 
 def _causal(patterns):
@@ -218,7 +222,92 @@ def coloured_text(
         parts.append(f"<div><p>{escape(title)}</p>{_flow(tokens, span)}</div>")
     scale = f'<p>0<span class="bar"></span>{limit:g}</p>'
     html = (
-        f'<div class="icl-view">\n{_STYLE}\n{scale}\n'
+        f'<div class="icl-view">\n{style("view")}\n{scale}\n'
         f'<div class="panels">{"".join(parts)}</div>\n</div>'
     )
     return View(html, f"{len(tokens)} tokens, coloured for: {', '.join(panels)}")
+
+
+def typed_word(
+    name: str,
+    word: str,
+    betas: Sequence[Scalar],
+    at: int,
+    weights: Real[Array, "{len(word)}"],
+) -> View:
+    """A word to be typed: notes of the letter before, what they match, what is copied.
+
+    A head of sharpness ``beta``, on a slider, attends from the last letter to positions
+    whose note is that letter, and answers with the letters there. The script does so
+    for any word; before it runs, ``word`` is shown with the attention ``weights`` that
+    the page has computed for ``betas[at]``. ``name`` is the view's own on a page.
+    """
+    require_name(name)
+    if word[-1] not in word[:-1]:
+        raise ValueError(
+            f"word must end with a letter that it has before, got {word!r}"
+        )
+    _require.between(0, len(betas) - 1, at=at)
+    _require.between(0, 1, weights=weights)
+    said, strip, counts = _word(word, f"{betas[at]:g}", np.asarray(weights, float))
+    html = (
+        f'<div class="icl-view" id="{name}" role="group" aria-label="Type a word">\n'
+        f"{style('view')}\n{style('moving')}\n"
+        f'<div class="dials"><label>word<input type="text" maxlength="12" '
+        f'value="{escape(word)}" autocomplete="off" spellcheck="false"></label>'
+        f'<label>sharpness \u03b2<input type="range" min="0" max="{len(betas) - 1}" '
+        f'value="{at}" aria-valuetext="{betas[at]:g}"><output>{betas[at]:g}</output>'
+        f'</label></div>\n<p aria-live="polite">{said}</p>\n'
+        f'<div class="letters"><table><tbody>{strip}</tbody></table>'
+        f"<table><tbody>{counts}</tbody></table></div>\n"
+        f"{script('word', name, [float(b) for b in betas])}\n</div>"
+    )
+    return View(html, f"Type a word. {unescape(said)}")
+
+
+def _percent(share):
+    return int(100 * share + 0.5)
+
+
+def _word(s, beta, weights):
+    """What is said of a word, the rows of its positions, and those of its counts."""
+    last, kinds, at = s[-1], sorted(set(s)), range(1, len(s))
+    after = lambda a, b: sum(s[j - 1] == a and s[j] == b for j in at)
+    share = {c: sum(weights[j] for j in at if s[j] == c) for c in kinds}
+    counts = (
+        _row("after", [(c, 0, False) for c in kinds]),
+        *(
+            _row(a, [(after(a, b) or "\u00b7", 0, a == last) for b in kinds])
+            for a in kinds
+        ),
+        _row("answer", [(f"{_percent(share[c])}%", share[c], False) for c in kinds]),
+    )
+    best, n = max(kinds, key=share.get), sum(s[j - 1] == last for j in at)
+    said = (
+        f"\u201c{last}\u201d was followed {n} {'times' if n > 1 else 'time'}, "
+        f"by \u201c{best}\u201d {after(last, best)} of them. At \u03b2 = {beta} the largest "
+        f"share, {_percent(share[best])}%, goes to \u201c{best}\u201d."
+    )
+    return escape(said), _positions(s, weights), "".join(counts)
+
+
+def _positions(s, weights):
+    strip = (
+        _row("token", [(c, 0, j == len(s) - 1) for j, c in enumerate(s)]),
+        _row("note", [(s[j - 1] if j else "\u2013", 0, False) for j in range(len(s))]),
+        _row(
+            "weight",
+            [(_percent(w) if j else "", w, False) for j, w in enumerate(weights)],
+        ),
+    )
+    return "".join(strip)
+
+
+def _row(head, cells):
+    shade = lambda share: f' style="--a:{share:.2f}"' if share else ""
+    mark = lambda asks: ' class="asks"' if asks else ""
+    each = "".join(
+        f"<td{shade(share)}{mark(asks)}>{escape(str(text))}</td>"
+        for text, share, asks in cells
+    )
+    return f'<tr><th scope="row">{escape(head)}</th>{each}</tr>'
