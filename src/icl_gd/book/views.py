@@ -285,8 +285,8 @@ def _word(s, beta, weights):
     best, n = max(kinds, key=share.get), sum(s[j - 1] == last for j in at)
     said = (
         f"\u201c{last}\u201d was followed {n} {'times' if n > 1 else 'time'}, "
-        f"by \u201c{best}\u201d {after(last, best)} of them. At \u03b2 = {beta} the largest "
-        f"share, {_percent(share[best])}%, goes to \u201c{best}\u201d."
+        f"by \u201c{best}\u201d {after(last, best)} of them. At \u03b2 = {beta} "
+        f"the largest share, {_percent(share[best])}%, goes to \u201c{best}\u201d."
     )
     return escape(said), _positions(s, weights), "".join(counts)
 
