@@ -47,3 +47,32 @@ def test_curves_are_as_dark_as_the_match():
 def test_parts_are_one_to_three():
     with pytest.raises(ValueError, match="parts must be between 1 and 3, got 4"):
         drawing.pairs([4])
+
+
+def test_a_step_in_numbers():
+    x, y = np.array([2.0, -1.0, 1.0]), np.array([1.0, -1.0, 1.0])
+    alt = drawing.worked(x, y, 2.0, 0.75, 2.0).alt
+    assert alt == (
+        "One prompt in numbers. Scores, key times query: 2 \u00b7 2 = 4; "
+        "\u22121 \u00b7 2 = \u22122; 1 \u00b7 2 = 2. Values times scores: 1 \u00b7 4 + "
+        "\u22121 \u00b7 \u22122 + 1 \u00b7 2 = 8. Times \u03b7/N = 0.75/3: 2."
+    )
+
+
+def test_two_heads_are_drawn_apart():
+    plus, minus = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.2, 0.7])
+    read = Read(drawing.signed(np.array([1.0, 0.0, -1.0]), plus, minus).html)
+    for kind, shares in (("flows", plus), ("takes", minus)):
+        curves = [p for p in read.all(tag="path", **{"class": kind}) if "stroke-opacity" in p]
+        shades = [float(p["stroke-opacity"]) for p in curves]
+        np.testing.assert_allclose(shades, 0.15 + 0.85 * shares, atol=0.0051)
+
+
+def test_stream_has_the_circuit():
+    read = Read(drawing.stream("anana").html)
+    boxes = [t["text"] for t in read.all(tag="text")]
+    assert boxes == [*"anana", "\u2013", *"anan", "", "", "", "", "n"]
+    count = lambda kind: len(read.all(tag="path", **{"class": kind}))
+    assert (count("pairs"), count("looks"), count("flows")) == (4, 2, 2)
+    with pytest.raises(ValueError, match="word must end with a letter that it has before"):
+        drawing.stream("abc")

@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Array, Real
+
 from icl_gd import _require
+from icl_gd._annotations import Scalar
 from icl_gd.book import views
 
 
@@ -81,28 +85,154 @@ def pairs(parts: Sequence[int]) -> views.View:
     for part in parts:
         _require.between(1, len(ROWS), parts=part)
     rows = [ROWS[part - 1] for part in parts]
-    html = (
-        f'<div class="icl-drawing">{views.style("drawing")}'
-        f"{''.join(map(_row, rows))}<p>{_KEY}</p></div>"
+    figures = [_figure(row, _strip(row)) for row in rows]
+    return _view(figures, _KEY, " ".join(f"{row.title}: {row.words}" for row in rows))
+
+
+def worked(
+    x: Real[Array, " N"],
+    y: Real[Array, " N"],
+    x_query: Scalar,
+    eta: Scalar,
+    answer: Scalar,
+) -> views.View:
+    """One step from zero on N examples with one input and one label, in numbers.
+
+    The scores x_j x_query, their sum with the labels, and ``answer``, which the page
+    computed: eta / N times that sum.
+    """
+    scores = np.asarray(x) * x_query
+    each = "; ".join(
+        f"{_n(a)} \u00b7 {_n(x_query)} = {_n(s)}"
+        for a, s in zip(x, scores, strict=True)
     )
-    return views.View(html, " ".join(f"{row.title}: {row.words}" for row in rows))
+    terms = " + ".join(
+        f"{_n(b)} \u00b7 {_n(s)}" for b, s in zip(y, scores, strict=True)
+    )
+    words = (
+        f"Scores, key times query: {each}. Values times scores: {terms} = "
+        f"{_n(np.dot(y, scores))}. Times \u03b7/N = {_n(eta)}/{len(scores)}: "
+        f"{_n(answer)}."
+    )
+    row = Row(
+        title="One prompt in numbers",
+        words=words,
+        formula="\u03b7/N \u00b7 \u03a3 y\u2c7c \u27e8x\u2c7c, x\u27e9",
+        keys=" ".join(map(_n, x)),
+        values=" ".join(map(_n, y)),
+        query=_n(x_query),
+        matches=np.abs(scores) / np.abs(scores).max(),
+        answer=_n(answer),
+        linked=False,
+    )
+    return _view([_figure(row, _strip(row))], "", f"{row.title}. {words}")
 
 
-def _row(row):
+def signed(
+    scores: Real[Array, " N"], plus: Real[Array, " N"], minus: Real[Array, " N"]
+) -> views.View:
+    """Two heads with one set of scores and opposite signs: what each adds, and takes.
+
+    ``plus`` and ``minus`` are the attention of the two heads, computed by the page.
+    """
+    values = " ".join("v" + chr(0x2081 + k) for k in range(len(scores)))
+    row = Row(
+        title="Two heads, opposite signs",
+        words="In the boxes scores and values. One head (orange) adds the values where "
+        "the score is high, the other (dashed) takes away those where it is low. What "
+        "both do alike cancels: values are compared with their mean.",
+        formula="\u03a3 (p\u2c7c \u2212 m\u2c7c) v\u2c7c, where "
+        "\u03a3 (p\u2c7c \u2212 m\u2c7c) = 0",
+        keys=" ".join(map(_n, scores)),
+        values=values,
+        query="q",
+        matches=plus,
+        answer="\u03a3",
+        linked=False,
+    )
+    at, ask = _columns(row)
+    taken = [
+        _curve("takes", m, x, 108, 132, ask, 112)
+        for x, m in zip(at, minus, strict=True)
+    ]
+    return _view(
+        [_figure(row, _strip(row) + "".join(taken))], "", f"{row.title}. {row.words}"
+    )
+
+
+def stream(word: str) -> views.View:
+    """The residual stream of an induction circuit on a word: three blocks a position.
+
+    The first head notes the letter before (dashed), the second compares its letter with
+    the notes (dark) and copies the letters there into the output of the last position
+    (orange): what it compares was written by the first, which is K-composition.
+    """
+    at = [34 + 56 * k for k in range(len(word))]
+    notes = ["\u2013", *word[:-1]]
+    found = [k for k in range(1, len(word)) if notes[k] == word[-1]]
+    if not found:
+        raise ValueError(
+            f"word must end with a letter that it has before, got {word!r}"
+        )
+    counts = {word[k]: sum(word[i] == word[k] for i in found) for k in found}
+    said = [""] * (len(word) - 1) + [max(counts, key=counts.get)]
+    parts = [
+        _box(x, y, text)
+        for y, block in ((48, word), (78, notes), (108, said))
+        for x, text in zip(at, block, strict=True)
+    ]
+    parts += [f'<path class="pairs" d="M{x + 18} 62L{x + 38} 92"/>' for x in at[:-1]]
+    for k in found:
+        parts.append(_curve("looks", 1.0, at[k] + 6, 78, 20, at[-1], 46))
+        parts.append(_curve("flows", 0.6, at[k] - 12, 76, 165, at[-1], 138))
+    row = Row(
+        title="The stream in three blocks",
+        words="Token, note, output. Dashed: the first head writes the token before "
+        "into the note. Dark: the second head's query, the last token, meets equal "
+        "notes, which the first head wrote. Orange: it copies the tokens there.",
+        formula="compares \u27e8token\u1d62, note\u2c7c\u27e9 and copies token\u2c7c: "
+        "K-composition",
+        keys=word,
+        values="".join(notes),
+        query=word[-1],
+        matches=(),
+        answer=said[-1],
+        linked=True,
+    )
+    figure = _figure(row, "".join(parts), height=165)
+    return _view([figure], "", f"{row.title}. {row.words}")
+
+
+def _n(value):
+    return f"{float(value):g}".replace("-", "\u2212")
+
+
+def _view(figures, key, alt):
+    note = f"<p>{key}</p>" if key else ""
+    style = views.style("drawing")
+    html = f'<div class="icl-drawing">{style}{"".join(figures)}{note}</div>'
+    return views.View(html, alt)
+
+
+def _figure(row, drawn, height=150):
     alt = escape(f"Keys {row.keys}, values {row.values}, query {row.query}.")
     return (
-        '<figure tabindex="0"><svg viewBox="0 0 330 150" role="img" '
-        f'aria-label="{alt}">{_strip(row)}</svg>'
-        f"<figcaption><b>{row.title}.</b> "
+        f'<figure tabindex="0"><svg viewBox="0 0 330 {height}" role="img" '
+        f'aria-label="{alt}">{drawn}</svg><figcaption><b>{row.title}.</b> '
         f"{escape(row.words)}<span>{escape(row.formula)}</span></figcaption></figure>"
     )
+
+
+def _columns(row):
+    """Where the tokens stand, and the query."""
+    at = [34 + 56 * k for k in range(len(row.keys.split()))]
+    return at, at[-1] + 66
 
 
 def _strip(row):
     """Columns of key and value, the query's, and what runs between them."""
     columns = list(zip(row.keys.split(), row.values.split(), row.matches, strict=True))
-    at = [34 + 56 * k for k in range(len(columns))]
-    ask = at[-1] + 66
+    at, ask = _columns(row)
     parts = [_box(ask, 48, row.query), _box(ask, 78, row.answer)]
     for x, (key, value, match) in zip(at, columns, strict=True):
         parts += [_box(x, 48, key), _box(x, 78, value)]
