@@ -158,7 +158,8 @@ def moving(
     )
     drawn = [[_drawn(mark, panel, sizes) for mark in panel.marks] for panel in panels]
     marks = list(chain.from_iterable(drawn))
-    figures = (_figure(*pair, state) for pair in zip(panels, drawn, strict=True))
+    grid = list(controls.values())[:2]
+    figures = (_figure(*pair, state, grid) for pair in zip(panels, drawn, strict=True))
     html = (
         f'<div class="icl-view" id="{name}" role="group" '
         f'aria-label="{escape(label)}">\n'
@@ -241,14 +242,13 @@ def _up(panel, y):
     return _BOTTOM + (_TOP - _BOTTOM) * panel.y.share(y)
 
 
-def _figure(panel, drawn, state):
+def _figure(panel, drawn, state, grid):
     """A panel in one state, and the key to its marks."""
     pairs = list(zip(panel.marks, drawn, strict=True))
-    shown = (
-        "".join(_cells(*pair, state) for pair in pairs)
-        if panel.x is None
-        else (_plot(panel, "".join(_path(*pair, state) for pair in pairs)))
-    )
+    if panel.x is None:
+        shown = "".join(_cells(*pair, state) for pair in pairs)
+    else:
+        shown = _plot(panel, "".join(_path(*pair, state) for pair in pairs), grid)
     key = "".join(_entry(mark) for mark in panel.marks if mark.name)
     return (
         f"<figure><p>{escape(panel.title)}</p>{shown}"
@@ -281,7 +281,7 @@ def _path(mark, drawn, state):
     return f'<path {_class(mark)} data-m d="{d}"/>'
 
 
-def _plot(panel, marks):
+def _plot(panel, marks, grid):
     """Axes with ticks and labels, and marks that end where the axes do."""
     ticks = "".join(
         f'<path class="frame" d="M{x:.1f} {_BOTTOM}v4"/>'
@@ -294,7 +294,12 @@ def _plot(panel, marks):
         for value, word in panel.y.ticks()
         for y in [_up(panel, value)]
     )
-    pad = f' data-pad="[{_LEFT},{_RIGHT},{_BOTTOM},{_TOP}]"' if panel.pad else ""
+    pad = ""
+    if panel.pad:  # where the first and the last values of two sliders lie
+        places = _across(panel, grid[0]), _up(panel, grid[1])
+        pad = (
+            f' data-pad="{[round(float(at[k]), 1) for at in places for k in (0, -1)]}"'
+        )
     box = f"{_LEFT} {_TOP - 4} {_RIGHT - _LEFT + 4} {_BOTTOM - _TOP + 6}".split()
     middle = (_LEFT + _RIGHT) / 2, (_BOTTOM + _TOP) / 2
     title, below = escape(panel.title), escape(panel.x.label)

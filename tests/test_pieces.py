@@ -1,0 +1,276 @@
+"""The pieces that move, in Chromium: controls by keyboard and hand, numbers by the package.
+
+What a figure says after its controls were moved is compared with what the package, or a formula
+of the chapter, gives for the same setting, by another route than the page's.
+"""
+
+import re
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_site import DESK, PHONE, SITE, address, browser, visit  # noqa: F401
+
+from icl_gd import flow, moments, tasks, theory
+
+pytestmark = pytest.mark.site
+
+PIECES = {
+    "two-views": "construction/one_step",
+    "scrub": "construction/trained",
+    "spectrum-bench": "construction/depth",
+    "portrait": "dynamics/emergence",
+}
+WORDS = {"a-word": "induction/circuit", "bridge-word": "induction/bridge"}
+each_piece = pytest.mark.parametrize("name, page", PIECES.items())
+each_word = pytest.mark.parametrize("name, page", WORDS.items())
+
+
+def url(site, page):
+    return f"{site}book/{page}.html"
+
+
+def said(piece):
+    return piece.locator("[aria-live]").text_content()
+
+
+def number(text, before):
+    return float(re.search(re.escape(before) + r" ?(-?[\d.]+(?:e[-+]?\d+)?)", text)[1].rstrip("."))
+
+
+@pytest.fixture
+def piece(request, browser, address):  # noqa: F811
+    """Opens a page at a size, and leaves it without a fault."""
+    opened = []
+
+    def open_at(name, page, size=DESK):
+        context = visit(browser, url(address, page), size)
+        opened.append(context)
+        return context.__enter__().locator(f"#{name}")
+
+    yield open_at
+    for context in opened:
+        context.__exit__(None, None, None)
+
+
+@each_piece
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_every_control_answers_the_keyboard(piece, name, page, size):
+    figure = piece(name, page, size)
+    first, drawn = said(figure), figure.locator("path[data-m]").last
+    for slider in figure.locator("input[type=range]").all():
+        at, shown = slider.input_value(), slider.evaluate("s => s.nextElementSibling.textContent")
+        slider.focus()
+        for key in ("Home", "End"):
+            slider.press(key)
+            end = slider.input_value()
+            assert end == slider.get_attribute("min" if key == "Home" else "max")
+            assert slider.get_attribute("aria-valuetext") in figure.inner_text()
+        moved = said(figure), drawn.get_attribute("d")
+        slider.press("ArrowLeft")
+        assert (said(figure), drawn.get_attribute("d")) != moved
+        slider.fill(at)
+        assert slider.evaluate("s => s.nextElementSibling.textContent") == shown
+    assert said(figure) == first
+    choices = figure.locator("input[type=radio]")
+    if choices.count():
+        figure.locator("input[type=radio]:checked").focus()
+        figure.page.keyboard.press("ArrowRight")
+        assert said(figure) != first
+
+
+@each_piece
+def test_every_control_answers_a_finger(browser, address, name, page):  # noqa: F811
+    context = browser.new_context(viewport=PHONE, has_touch=True)
+    tab = context.new_page()
+    tab.goto(url(address, page))
+    figure = tab.locator(f"#{name}")
+    for control in figure.locator("input").all():
+        before = said(figure), control.input_value(), control.is_checked()
+        box = control.bounding_box()
+        assert box["width"] and box["x"] + box["width"] <= PHONE["width"]
+        control.tap(position={"x": box["width"] * 0.93, "y": box["height"] / 2})
+        after = said(figure), control.input_value(), control.is_checked()
+        assert after != before or before[2]
+    context.close()
+
+
+@pytest.mark.parametrize("name, page", {**PIECES, **WORDS}.items())
+def test_a_piece_is_a_picture_without_its_script(browser, address, name, page):  # noqa: F811
+    """What stands there before any script runs is what the script shows first; it is small."""
+    seen = []
+    for scripts in (False, True):
+        tab = browser.new_context(viewport=PHONE, java_script_enabled=scripts).new_page()
+        tab.goto(url(address, page))
+        figure = tab.locator(f"#{name}")
+        html = figure.evaluate("e => e.outerHTML") if scripts else ""
+        paths = [p.get_attribute("d") for p in figure.locator("path[data-m]").all()]
+        cells = [c.get_attribute("style") for c in figure.locator("i, td[style]").all()]
+        shades = [float(re.search(r":\s*(-?[\d.e-]+)", cell)[1]) for cell in cells]
+        texts = figure.locator("td, output, [aria-live]").all_text_contents()
+        seen.append((paths, np.round(shades, 2).tolist(), texts))
+        tab.context.close()
+    assert seen[0] == seen[1]
+    assert said_in_source(page, name)
+    assert len(html.encode()) < 31_000
+
+
+def said_in_source(page, name):
+    html = (SITE / "book" / f"{page}.html").read_text("utf-8")
+    return f'id="{name}"' in html and "aria-live" in html
+
+
+def move(figure, **sliders):
+    """Sets sliders, by their order, to the values that they show."""
+    for at, value in sliders.items():
+        slider = figure.locator("input[type=range]").nth(int(at[1:]))
+        shown = slider.get_attribute("data-values").split()
+        slider.fill(str(shown.index(f"{value:g}")))
+
+
+def test_steps_and_layers_are_those_of_the_closed_form(piece):
+    """On the line the slope is s (1 - (1 - eta m)^k), with m = mean x^2 and s of least squares."""
+    figure = piece("two-views", PIECES["two-views"])
+    x = np.array([-1.0, -0.6, -0.25, 0.3, 0.7, 1.0])
+    y = 1.3 * x + np.array([0.25, -0.2, 0.3, -0.15, 0.1, -0.3])
+    m, s = np.mean(x**2), np.dot(x, y) / np.dot(x, x)
+    for depth, eta in [(0, 0.4), (3, 1.2), (8, 5.2)]:
+        move(figure, s0=depth, s1=eta)
+        slope = s * (1 - (1 - eta * m) ** depth)
+        loss = np.mean((slope * x - y) ** 2) / 2
+        assert number(said(figure), "slope") == pytest.approx(slope, abs=6e-4)
+        assert number(said(figure), "loss") == pytest.approx(loss, rel=1e-4, abs=6e-5)
+        assert number(said(figure), "to within") <= 1e-9 * max(1, abs(slope))
+        heights = tops(figure, ".points.trained")
+        expected = 102 - 94 * np.clip(y - slope * x, -3, 3) / 2
+        inside = np.abs(y - slope * x) < 2
+        np.testing.assert_allclose(np.array(heights)[inside], expected[inside], atol=0.2)
+    assert abs(slope) > 1e3  # a step that is too long diverges on both sides
+
+
+def tops(figure, marks):
+    d = figure.locator(f"path[data-m]{marks}").first.get_attribute("d")
+    return [float(y) for y in re.findall(r"M[-\d.]+ ([-\d.]+)", d)]
+
+
+def test_training_starts_at_no_prediction_and_ends_at_the_best_step(piece):
+    figure = piece("scrub", PIECES["scrub"])
+    law = theory.uniform_moments()
+    best = theory.gd_loss(theory.best_step(10, 10, law), 10, 10, law)
+    nothing = theory.gd_loss(0.0, 10, 10, law)
+    for run in ("straight", "by a detour"):
+        figure.get_by_label(run).check()
+        move(figure, s0=0)
+        assert number(said(figure), "loss") == pytest.approx(nothing, abs=6e-4)
+        assert abs(number(said(figure), "cosine")) < 0.2
+        move(figure, s0=900)
+        assert number(said(figure), "loss") == pytest.approx(best, abs=6e-4)
+        assert number(said(figure), "of one gradient step") == pytest.approx(best, abs=6e-4)
+        assert number(said(figure), "cosine") == 1
+        shades = [
+            float(re.search(r":\s*(.+?);?$", c.get_attribute("style"))[1])
+            for c in figure.locator(".cells").first.locator("i").all()
+        ]
+        kq = np.reshape(shades, (11, 10))
+        np.testing.assert_allclose(kq[:10], kq[0, 0] * np.eye(10), atol=0.02)
+    move(figure, s0=360)  # the detour: labels as keys, the rank-one plateau
+    rank_one = nothing - (nothing - best) / 10
+    assert number(said(figure), "loss") == pytest.approx(rank_one, abs=2e-3)
+
+
+@cache
+def spectra():
+    x = np.asarray(tasks.uniform(jax.random.key(3), 40960, 10), float).reshape(-1, 10, 10)
+    return np.linalg.eigvalsh(x.mT @ x)
+
+
+def test_bench_has_the_polynomial_and_its_loss(piece):
+    """By p(h) = sin(n theta) / (n sin theta) on h = R sin^2 theta, hyperbolic beyond R."""
+    figure = piece("spectrum-bench", PIECES["spectrum-bench"])
+    slider = figure.locator("input[type=range]").nth(1)
+    reaches = [float(v) for v in slider.get_attribute("data-values").split()]
+    law = theory.uniform_moments()
+    for method, depth, reach in [
+        ("GD", 3, reaches[4]),
+        ("GD++", 3, reaches[4]),
+        ("GD++", 2, reaches[3]),
+        ("GD", 4, reaches[1]),
+    ]:
+        figure.get_by_label(method, exact=True).check()
+        move(figure, s0=depth, s1=reach)
+        n = 3**depth if method == "GD++" else 2 * depth + 1
+        theta = np.arcsin(np.sqrt(spectra().clip(1e-12) / reach + 0j))
+        p = np.real(np.sin(n * theta) / (n * np.sin(theta)))
+        loss = 0.5 * law.m2 * np.mean(np.sum(p**2, axis=1))
+        assert f"{(n - 1) // 2} zeros" in said(figure)
+        assert number(said(figure), ", loss") == pytest.approx(loss, rel=6e-3)
+    assert number(said(figure), "Without layers it is") == pytest.approx(5 * law.m2, abs=6e-4)
+
+
+def test_portrait_ends_where_theory_says(piece):
+    figure = piece("portrait", PIECES["portrait"])
+    law = moments.kappas(moments.independent(1.0, 3.0, 15.0), 5)
+    alpha = flow.limit(100, law)
+    least = float(flow.diagonal_loss(alpha, 100, 5, law))
+    for a, b, product in [(1.8, 0.6, alpha), (-2.4, 1.2, alpha), (0.6, -0.6, 0.0), (0, 0, 0.0)]:
+        move(figure, s0=a, s1=b)
+        kept = a**2 - b**2
+        assert number(said(figure), "a\u00b2 \u2212 b\u00b2 is") == pytest.approx(kept, abs=6e-3)
+        assert number(said(figure), "at the start and") == pytest.approx(kept, abs=2e-2)
+        assert number(said(figure), "ab ends at") == pytest.approx(product, abs=2e-3)
+        loss = float(flow.diagonal_loss(product, 100, 5, law))
+        assert number(said(figure), "the loss at") == pytest.approx(loss, abs=0.11)
+    assert number(said(figure), "least:") == pytest.approx(least, abs=0.06)
+
+
+def test_portrait_starts_where_it_is_pressed(piece):
+    figure = piece("portrait", PIECES["portrait"])
+    box = figure.locator("svg[data-pad]").bounding_box()
+    unit = box["width"] / 320
+    x0, x1, y0, y1 = 50, 306, 196, 8
+    for a, b in [(1.8, 1.2), (-1.2, 0.6)]:
+        x = x0 + (x1 - x0) * (a + 2.6) / 5.2
+        y = y0 + (y1 - y0) * (b + 2.6) / 5.2
+        figure.page.mouse.click(box["x"] + x * unit, box["y"] + y * unit)
+        assert said(figure).startswith(f"From ({a:.1f}, {b:.1f})")
+
+
+@each_word
+def test_word_is_answered_by_softmax_attention_on_notes(piece, name, page):
+    figure = piece(name, page, PHONE)
+    text, slider = figure.locator("input[type=text]"), figure.locator("input[type=range]")
+    for word, at in [("mississippi", 4), ("banana", 0), ("abracadabra", 2), ("tattat", 5)]:
+        text.fill(word)
+        slider.fill(str(at))
+        beta = float(slider.get_attribute("aria-valuetext"))
+        letters, s = sorted(set(word)), np.array(list(word))
+        weights = jax.nn.softmax(beta * jnp.asarray(s[:-1] == s[-1], float))
+        shares = np.array([weights[s[1:] == letter].sum() for letter in letters])
+        rows = [
+            row.locator("td").all_text_contents()
+            for row in figure.locator("tbody").nth(1).locator("tr").all()
+        ]
+        assert rows[0] == letters
+        answers = np.array([float(cell.rstrip("%")) for cell in rows[-1]])
+        np.testing.assert_allclose(answers, 100 * shares, atol=0.51)
+        for row, before in enumerate(letters, 1):
+            pairs = [
+                sum(word[j : j + 2] == before + after for j in range(len(word) - 1))
+                for after in letters
+            ]
+            assert rows[row] == [str(n) if n else "\u00b7" for n in pairs]
+        best = letters[int(np.argmax(shares))]
+        assert said(figure).endswith(f"goes to \u201c{best}\u201d.")
+    text.fill("q")
+    assert said(figure) == "Type two letters or more."
+
+
+@each_word
+def test_any_text_may_be_typed(piece, name, page):
+    figure = piece(name, page)
+    figure.locator("input[type=text]").fill("<b> &a<b>")
+    assert figure.locator("tbody b").count() == 0
+    figure.locator("input[type=text]").fill("abc")
+    assert "has not been followed by anything yet" in said(figure)
