@@ -12,6 +12,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -257,9 +258,35 @@ def test_the_front_door_leads_to_the_book():
     assert re.search(r'http-equiv="Refresh" content="0; url=book/index\.html"', door)
 
 
-def test_search_finds_a_chapter_offline(browser, address):
-    with visit(browser, address + "search.html?q=gradient", DESK) as tab:
-        tab.locator("#search-results li").first.wait_for()
+FOUND = """list => [...list.querySelectorAll("li")].map(item =>
+    [item.querySelector("a").getAttribute("href"), item.querySelector("p.context")?.textContent])"""
+CHAPTER = re.compile(r"book/(construction|dynamics|induction)/")
+
+
+def search(browser, address, query):
+    """What the site finds offline: the address and the excerpt of each result, in order."""
+    with visit(browser, f"{address}search.html?q={quote(query)}", DESK) as tab:
+        tab.wait_for_selector("#search-results .search-summary:not(:empty)")
+        tab.wait_for_load_state("networkidle")
+        return tab.locator("#search-results").evaluate(FOUND)
+
+
+@pytest.mark.parametrize("query", ["GD++", "ICL", "induction head", "gradient descent"])
+def test_search_lists_chapters_first_and_shows_their_text(browser, address, query):
+    found = search(browser, address, query)
+    chapters = [bool(CHAPTER.match(place)) for place, _ in found]
+    api = [place.startswith("book/back/api.html") for place, _ in found]
+    assert sum(chapters) >= 3 and chapters[0]
+    assert True not in api or api.index(True) > max(n for n, is_one in enumerate(chapters) if is_one)
+    for place, excerpt in found:
+        if "api.html#" not in place:
+            assert re.match(r"(… )?[^\W_]|(… )?\S+ ", excerpt), (place, excerpt)
+            assert not re.match(r"(… )?(Contents|Show code|Hide code|Click to|import )", excerpt)
+
+
+def test_search_finds_a_function_by_its_name(browser, address):
+    place, _ = search(browser, address, "gradient_descent")[0]
+    assert place == "book/back/api.html#icl_gd.descent.gradient_descent"
 
 
 def test_executable_pages_open_in_colab_and_binder():
