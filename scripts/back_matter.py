@@ -11,6 +11,8 @@ import json
 import re
 import sys
 from base64 import b64decode
+from hashlib import sha256
+from html import escape
 from pathlib import Path
 
 import yaml
@@ -36,11 +38,9 @@ tolerance (its gap in units of it, which has to be above 1).
 """
 FIGURES = """# Figure index
 
-Every figure, the function that draws it, and the published figure or statement that it corresponds
-to. This page is generated from the executed chapters.
-
-| figure | drawn by | corresponds to |
-|---|---|---|
+Every figure, with the functions of the package that draw it in brackets, and the published figure
+or statement that it corresponds to, if there is one. A picture leads to its figure. This page is
+generated from the executed chapters.
 """
 
 
@@ -132,26 +132,62 @@ def ledger() -> str:
     return page
 
 
+def pictures(cell):
+    """The pictures that a cell has drawn, as the bytes of their files."""
+    data = [output.get("data", {}) for output in cell["outputs"]]
+    kind = "image/png"  # HTML is shown instead of it, where there is some
+    return [b64decode(shown[kind]) for shown in data if kind in shown and "text/html" not in shown]
+
+
+def thumbnail(cell, place) -> str:
+    """The picture of a figure, small, in a link to it: the file that the site's page shows."""
+    drawn = pictures(cell)
+    if not drawn:  # it is made of HTML
+        return f'<a class="thumbnail" href="{place}">To be explored</a>'
+    file = f"../../_images/{sha256(drawn[0]).hexdigest()}.png"  # as myst-nb names it
+    width, height = (int.from_bytes(drawn[0][at : at + 4]) for at in (16, 20))
+    size = f'width="240" height="{240 * height // width}"'
+    alt = escape(cell["metadata"]["mystnb"]["image"]["alt"])
+    picture = f'<img src="{file}" alt="{alt}" {size} loading="lazy">'
+    return f'<a class="thumbnail" href="{place}">{picture}</a>'
+
+
+def opening(caption) -> str:
+    """The first sentence of a caption, and what follows if that says nothing yet, in one line."""
+    line = " ".join(caption.split())
+    end = re.compile(r"(?<!\bal)(?<!\bFig)[.?!](?= [A-Z$*])").search(line, 40)
+    return line[: end.end()] if end else line
+
+
+def entry(cell, page) -> str:
+    """A figure in the index: small, with the beginning of its caption and where it comes from."""
+    figure = cell["metadata"]["mystnb"]["figure"]
+    called = re.findall(r"plots\.([a-z_]+)\(", "".join(cell["source"]))
+    drawn = sorted({*called} - {"use_style", "scale_bar"})
+    functions = f" ({', '.join(f'`plots.{name}`' for name in drawn)})" if drawn else ""
+    published = cell["metadata"]["icl_gd"]["published"]
+    source = "" if published == "none" else f"\n\n*Published:* {published}."
+    picture = thumbnail(cell, f"{page}#{figure['name']}")
+    text = f"{{numref}}`{figure['name']}`. {opening(figure['caption'])}{functions}{source}"
+    return f"\n:::{{grid-item}}\n{picture}\n\n{text}\n:::\n"
+
+
 def figures() -> str:
-    """The figure index, a row for each figure."""
+    """The figure index, chapter by chapter."""
     page = FIGURES
-    for _, _, cells in chapters():
-        for cell in cells:
-            figure = cell["metadata"].get("mystnb", {}).get("figure")
-            if figure:
-                called = re.findall(r"plots\.([a-z_]+)\(", "".join(cell["source"]))
-                drawn = sorted({*called} - {"use_style", "scale_bar"})
-                functions = ", ".join(f"`plots.{function}`" for function in drawn)
-                published = cell["metadata"]["icl_gd"]["published"]
-                page += f"| {{ref}}`{figure['name']}` | {functions} | {published} |\n"
+    for name, title, cells in chapters():
+        drawn = [cell for cell in cells if "figure" in cell["metadata"].get("mystnb", {})]
+        if drawn:
+            page += f"\n## {{doc}}`{title} <../{name}>`\n\n::::{{grid}} 1 2 2 2\n:gutter: 4\n"
+            page += "".join(entry(cell, f"../{name}.html") for cell in drawn) + "::::\n"
     return page
 
 
 def picture() -> bytes:
     """The figure of the index page, which the README shows too."""
     _, _, cells = next(chapters())
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    return next(b64decode(o["data"]["image/png"]) for o in outputs if "image/png" in o["data"])
+    drawn = [pictures(cell) for cell in cells if cell["cell_type"] == "code"]
+    return next(filter(None, drawn))[0]
 
 
 def main() -> int:

@@ -44,7 +44,15 @@ def test_tightest_claim_has_the_largest_gap_and_the_nearest_exclusion():
 
 
 def test_figure_index_lists_every_figure():
-    named = re.findall(r"\{ref\}`(fig-[\w-]+)`", back_matter.figures())
+    named = re.findall(r"\{numref\}`(fig-[\w-]+)`\. ", back_matter.figures())
     texts = [page.read_text(encoding="utf-8") for page in back_matter.ROOT.glob("book/**/*.md")]
     written = re.findall(r"^    name: (fig-[\w-]+)$", "\n".join(texts), re.MULTILINE)
     assert sorted(named) == sorted(written)
+
+
+def test_a_caption_opens_with_its_first_sentence():
+    left = "Left: a long curve\n  that grows for $x < 0.5$. Right: not."
+    assert back_matter.opening(left) == "Left: a long curve that grows for $x < 0.5$."
+    both = "A picture. What von Oswald et al. Found, as in Fig. $2$. So."
+    assert back_matter.opening(both) == both.removesuffix(" So.")
+    assert back_matter.opening("One sentence") == "One sentence"

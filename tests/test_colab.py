@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy as copy_of
 from pathlib import Path
 
 import nbformat
@@ -103,7 +104,24 @@ def text_of(notebook):
 
 
 def code_of(notebook):
-    return [dict(c) for c in notebook.cells if c.cell_type == "code"]
+    """Its code cells; the title of a folded one and what folds it are Colab's."""
+    cells = [copy_of(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in cells:
+        cell.source = re.sub(r"\A# @title .*\n", "", cell.source)
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ("cellView", "jupyter")}
+    return [dict(cell) for cell in cells]
+
+
+def folded(notebook):
+    """The titles of the cells that the page folds or leaves out; no other cell has one."""
+    titles = []
+    for cell in (c for c in notebook.cells if c.cell_type == "code"):
+        fold = {"hide-input", "remove-input"} & set(cell.metadata.get("tags", []))
+        assert (cell.metadata.get("cellView") == "form") == bool(fold)
+        assert cell.source.startswith("# @title ") == bool(fold)
+        if fold:
+            titles.append(cell.source.split("\n")[0].removeprefix("# @title "))
+    return titles
 
 
 def article(html):
@@ -140,12 +158,21 @@ def assert_reads_as(site, notebook):
     assert all(address.startswith("https://") for address in addresses)
 
 
+def hidden_figure(cell):
+    figure = "figure" in cell.metadata.get("mystnb", {})
+    return figure and "hide-input" in cell.metadata.get("tags", [])
+
+
 @each_page
 def test_page_reads_as_on_the_site(real, path):
     name = path.relative_to(notebooks.ROOT).with_suffix(".ipynb")
     source = nbformat.read(notebooks.ROOT / name, as_version=4)
     result = nbformat.read(real / name, as_version=4)
     assert code_of(result) == code_of(source)
+    titles = folded(result)
+    assert titles[0] == "Installation" and all(len(title) <= 80 for title in titles)
+    drawn = [*filter(hidden_figure, source.cells)]
+    assert sum(bool(re.fullmatch(r"Fig\. \d+: the code", t)) for t in titles) == len(drawn)
     site = notebooks.ROOT / "_build/html" / name.with_suffix(".html")
     assert_reads_as(site.read_text(encoding="utf-8"), result)
 
@@ -189,6 +216,7 @@ EXPECTED = [
     "<details>\n<summary><b>Remark 1.</b></summary>\n\nRemarked.\n\n</details>",
     "**Proof.**\n\nShort.\n\n∎",
     "<details>\n<summary><b>My fold.</b></summary>\n\nFolded.\n\n</details>",
+    "<details>\n<summary><b>My answer.</b></summary>\n\nAnswered.\n\n</details>\n\nSet apart.",
     f"![A descending line.]({BOOK}_images/favicon.svg)\n\n**Fig. 2.** Its caption, (1).",
     "<details>\n<summary><b>Solution to Exercise 2 (Named).</b></summary>\n\nHere $a = b$:\n\n"
     "```python\na = {b}  # {eq}`eq:one` in code stays\n```\n\n$$\na = b\n$$\n\n</details>",
@@ -203,7 +231,8 @@ def test_what_a_construct_becomes(text, part):
 
 def test_cells_are_in_the_order_of_the_page(small):
     kinds = [cell.cell_type for cell in small[2].cells]
-    assert kinds == ["markdown", "markdown", "code", "markdown", "markdown", "code"]
+    assert kinds == ["markdown", *["markdown", "code", "markdown"] * 2, "code"]
+    assert folded(small[2]) == ["Fig. 1: the code", "Code: a, b, c, twice"]
     assert small[2].cells[3].source.startswith("**Fig. 1.** A plot")
 
 

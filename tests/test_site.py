@@ -12,6 +12,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -122,6 +123,7 @@ CUT_IN_LINES = """() =>
         return box?.checkVisibility() && getComputedStyle(formula).overflowX !== "auto"
             && formula.getBoundingClientRect().right > box.getBoundingClientRect().right + 1;
     }).map(e => e.textContent)"""
+LOADED = """async i => { i.loading = "eager"; await i.decode(); return i.naturalWidth > 0; }"""
 WEIGHTS = "[...document.querySelectorAll('figcaption *')].map(e => getComputedStyle(e).fontWeight)"
 
 
@@ -140,7 +142,7 @@ def test_page_reads_offline_with_no_formula_cut(browser, address, page):
         look(tab, page)
         for image in tab.locator("article img").all():
             assert (image.get_attribute("alt") or "").strip(), image.get_attribute("src")
-            assert image.evaluate("i => i.complete && i.naturalWidth > 0")
+            assert image.evaluate(LOADED)
         assert not tab.evaluate(CUT_FORMULAS)
         assert set(tab.evaluate(WEIGHTS)) <= {"400"}
 
@@ -257,9 +259,40 @@ def test_the_front_door_leads_to_the_book():
     assert re.search(r'http-equiv="Refresh" content="0; url=book/index\.html"', door)
 
 
-def test_search_finds_a_chapter_offline(browser, address):
-    with visit(browser, address + "search.html?q=gradient", DESK) as tab:
-        tab.locator("#search-results li").first.wait_for()
+FOUND = """list => [...list.querySelectorAll("li")].map(item =>
+    [item.querySelector("a").getAttribute("href"), item.querySelector("p.context")?.textContent])"""
+CHAPTER = re.compile(r"book/(construction|dynamics|induction)/")
+
+
+def search(browser, address, query):
+    """What the site finds offline: the address and the excerpt of each result, in order."""
+    with visit(browser, f"{address}search.html?q={quote(query)}", DESK) as tab:
+        tab.wait_for_selector("#search-results .search-summary:not(:empty)")
+        tab.wait_for_load_state("networkidle")
+        return tab.locator("#search-results").evaluate(FOUND)
+
+
+@pytest.mark.parametrize("query", ["GD++", "ICL", "induction head", "gradient descent"])
+def test_search_lists_chapters_first_and_shows_their_text(browser, address, query):
+    found = search(browser, address, query)
+    chapters = [n for n, (place, _) in enumerate(found) if CHAPTER.match(place)]
+    api = [n for n, (place, _) in enumerate(found) if place.startswith("book/back/api.html")]
+    assert len(chapters) >= 3 and all(n > chapters[-1] for n in api)
+    for place, excerpt in found:
+        if "api.html#" not in place:
+            assert re.match(r"(… )?[^\W_]|(… )?\S+ ", excerpt), (place, excerpt)
+            assert not re.match(r"(… )?(Contents|Show code|Hide code|Click to|import )", excerpt)
+
+
+def test_search_finds_a_function_by_its_name(browser, address):
+    place, _ = search(browser, address, "gradient_descent")[0]
+    assert place == "book/back/api.html#icl_gd.descent.gradient_descent"
+
+
+def test_the_site_is_small():
+    files = [path for path in SITE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    assert not [path for path in files if path.suffix == ".map"]
 
 
 def test_executable_pages_open_in_colab_and_binder():

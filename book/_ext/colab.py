@@ -6,8 +6,11 @@ Colab shows MyST's directives and roles raw, so the notebooks that its button op
 the committed ones, code cells and outputs as they are, and between them the page's text in plain
 Markdown. It is read from the resolved document, from which the site's page is made too: numbers,
 references and citations are the book's. A node that is not known here is an error that names it.
+
+Code that the page folds or leaves out is folded here too, under a title of one line before it.
 """
 
+import ast
 import re
 import textwrap
 from pathlib import Path
@@ -24,6 +27,7 @@ from sphinx.util.logging import get_node_location
 MARKUP = re.compile(r"[\\`*_$~]|<(?=[a-zA-Z/!])|\](?=[(\[])")
 NOTE = re.compile(r"^ *\[\^(\S+)\]:", re.MULTILINE)
 MARK = re.compile(r"^(\d*)([-+.)](?=\s)|[#>])", re.MULTILINE)  # at the beginning of a line
+FOLDED = {"hide-input", "remove-input"}
 COLUMN = {"text-left": ":--", "text-center": ":-:", "text-right": "--:"}
 
 
@@ -96,11 +100,13 @@ class Colab(Builder):
                 continue
             yield join(texts)
             end = block["cell_index"] + 1  # the page leaves out cells tagged `remove-cell`
-            yield from (cell for cell in source[shown:end] if cell.cell_type == "code")
+            figure = next(block.findall(nodes.figure), None)
+            number = figure and markdown.number(figure)
+            yield from (code(c, number) for c in source[shown:end] if c.cell_type == "code")
             yield from map(markdown.text, block.findall(nodes.caption))
             texts, shown = [], end
         yield join(texts)
-        yield from (cell for cell in source[shown:] if cell.cell_type == "code")
+        yield from (code(cell) for cell in source[shown:] if cell.cell_type == "code")
 
 
 def all_notes_are_shown(source, doctree, cells):
@@ -109,6 +115,41 @@ def all_notes_are_shown(source, doctree, cells):
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     if lost := set(NOTE.findall(text)) - shown:
         raise Fault(f"{source}: footnotes that nothing refers to: {', '.join(sorted(lost))}")
+
+
+def code(cell, figure=None):
+    """A code cell; one that the page folds is a form, which Colab and JupyterLab fold too."""
+    if FOLDED.intersection(cell.metadata.get("tags", [])):
+        cell.metadata.update(cellView="form", jupyter={"source_hidden": True})
+        cell.source = f"# @title {title(cell.source, figure)}\n{cell.source}"
+    return cell
+
+
+def title(source, figure=None):
+    """What a folded cell does: the figure that it draws, or what stands in it."""
+    if figure:
+        return f"{figure}: the code"
+    if "%pip" in source:
+        return "Installation"
+    if "setup.begin(" in source:
+        return "Imports and settings"
+    if comment := re.match(r"# *(\S.*)", source):
+        return comment[1].rstrip(".")
+    try:
+        names = [name for line in ast.parse(source).body for name in defined(line)]
+    except SyntaxError:  # a magic
+        names = []
+    names = [*dict.fromkeys(names)]
+    more = " and more" * (len(names) > 4)
+    return "Code" + (f": {', '.join(names[:4])}{more}" if names else "")
+
+
+def defined(line):
+    """The names that a line of a cell defines."""
+    if isinstance(line, ast.FunctionDef | ast.ClassDef):
+        return [line.name]
+    targets = [node for target in getattr(line, "targets", []) for node in ast.walk(target)]
+    return [n.id for n in targets if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
 
 
 def blocks(parent):
@@ -201,6 +242,8 @@ class Markdown:
         return f"**{title}**\n\n{body}\n\n∎"
 
     def of_container(self, node):
+        if node.get("design_component") == "div":  # classes for the site's style alone
+            return self.blocks(node)
         if node.get("design_component") != "dropdown" or not node["has_title"]:
             raise self.fault(node)
         return box(f"{self.line(node[0])}.", join(map(self.text, node[1:])), folded=True)
