@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import threading
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -127,6 +128,35 @@ LOADED = """async i => { i.loading = "eager"; await i.decode(); return i.natural
 WEIGHTS = "[...document.querySelectorAll('figcaption *')].map(e => getComputedStyle(e).fontWeight)"
 
 
+# One code token of each kind is enough: their colours are those of a style sheet.
+FEW_TOKENS = """() => {
+    const seen = new Set();
+    for (const token of document.querySelectorAll(".highlight span:not([id])")) {
+        const key = [token.className, Boolean(token.closest(".cell_output"))].join();
+        if (seen.has(key)) token.replaceWith(...token.childNodes); else seen.add(key);
+    }
+}"""
+BARRIERS = """async options => {
+    await Promise.all(document.getAnimations().map(animation => animation.finished));
+    options = { ...options, preload: false, resultTypes: ["violations"] };
+    const { violations } = await axe.run(document, options);
+    return violations.filter(found => ["serious", "critical"].includes(found.impact)).flatMap(
+        found => found.nodes.map(node => [found.id, node.html, node.failureSummary]));
+}"""
+
+
+def assert_accessible(tab, scheme, other):
+    """Nothing serious that axe-core finds, all unfolded; contrast in the other scheme too."""
+    tab.evaluate(UNFOLD)
+    tab.evaluate(FEW_TOKENS)
+    tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    for colours, options in [(scheme, {}), (other, {"runOnly": ["color-contrast"]})]:
+        tab.emulate_media(color_scheme=colours)
+        tab.wait_for_selector(f"html[data-theme={colours}]")
+        found = tab.evaluate(BARRIERS, options)
+        assert not found, (colours, len(found), found[:5])
+
+
 def look(tab, page):
     """What holds on every page, however it is opened."""
     assert not tab.locator("mjx-merror, [data-mjx-error]").count()
@@ -137,7 +167,7 @@ def look(tab, page):
 
 
 @each_page
-def test_page_reads_offline_with_no_formula_cut(browser, address, page):
+def test_page_reads_offline_and_accessibly_with_no_formula_cut(browser, address, page):
     with visit(browser, address + page, DESK) as tab:
         look(tab, page)
         for image in tab.locator("article img").all():
@@ -145,6 +175,7 @@ def test_page_reads_offline_with_no_formula_cut(browser, address, page):
             assert image.evaluate(LOADED)
         assert not tab.evaluate(CUT_FORMULAS)
         assert set(tab.evaluate(WEIGHTS)) <= {"400"}
+        assert_accessible(tab, "light", "dark")
 
 
 @each_page
@@ -160,6 +191,8 @@ def test_phone_never_scrolls_sideways_and_cuts_no_formula(browser, address, page
             tab.set_viewport_size({"width": width, "height": 844})
             tab.evaluate(UNFOLD)
             assert not tab.evaluate(CUT_IN_LINES)
+        tab.set_viewport_size(PHONE)
+        assert_accessible(tab, "light", "dark")
 
 
 VIEWED = [p for p in PAGES if 'aria-label="Attention view"' in (SITE / p).read_text("utf-8")]
@@ -289,10 +322,18 @@ def test_search_finds_a_function_by_its_name(browser, address):
     assert place == "book/back/api.html#icl_gd.descent.gradient_descent"
 
 
+@pytest.mark.parametrize("page", ["search.html?q=softmax", "genindex.html"])
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_lookup_is_accessible(browser, address, page, size):
+    with visit(browser, address + page, size) as tab:
+        tab.wait_for_load_state("networkidle")
+        assert_accessible(tab, "light", "dark")
+
+
 def test_the_site_is_small():
-    files = [path for path in SITE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 25e6
-    assert not [path for path in files if path.suffix == ".map"]
+    shipped = [path for path in SITE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in shipped) < 25e6
+    assert not [path for path in shipped if path.suffix == ".map"]
 
 
 def test_executable_pages_open_in_colab_and_binder():
