@@ -88,11 +88,11 @@ def test_every_control_answers_a_finger(browser, address, name, page):  # noqa: 
     tab.goto(url(address, page))
     figure = tab.locator(f"#{name}")
     for control in figure.locator("input").all():
-        before = said(figure), control.input_value(), control.is_checked()
+        before = said(figure), control.input_value(), control.evaluate("c => c.checked")
         box = control.bounding_box()
         assert box["width"] and box["x"] + box["width"] <= PHONE["width"]
         control.tap(position={"x": box["width"] * 0.93, "y": box["height"] / 2})
-        after = said(figure), control.input_value(), control.is_checked()
+        after = said(figure), control.input_value(), control.evaluate("c => c.checked")
         assert after != before or before[2]
     context.close()
 
@@ -147,7 +147,7 @@ def test_steps_and_layers_are_those_of_the_closed_form(piece):
         expected = 102 - 94 * np.clip(y - slope * x, -3, 3) / 2
         inside = np.abs(y - slope * x) < 2
         np.testing.assert_allclose(np.array(heights)[inside], expected[inside], atol=0.2)
-    assert abs(slope) > 1e3  # a step that is too long diverges on both sides
+    assert abs(slope) > 40  # a step that is too long diverges on both sides
 
 
 def tops(figure, marks):
