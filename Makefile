@@ -26,6 +26,10 @@ book: .venv/ready  ## build the book from the committed notebooks
 	@$(BIN)/jupyter-book build . -q -W --keep-going -n
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+pdf: book  ## build the book and print it as a PDF (needs Chromium)
+	@echo "Printing the book"
+	@$(BIN)/python scripts/pdf.py
+
 test: book  ## build the book, then run all tests and all notebooks
 	@echo "Running the tests, then the notebooks"
 	@JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
@@ -134,5 +138,5 @@ $(1)/bin/python scripts/check_pages.py || failed=1; \
 exit $$failed
 endef
 
-.PHONY: help book test notebooks serve reproduce bench device mutants test-minimum test-floors \
+.PHONY: help book pdf test notebooks serve reproduce bench device mutants test-minimum test-floors \
 	test-newest clean

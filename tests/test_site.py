@@ -280,6 +280,26 @@ def test_a_page_in_dark_prints_dark_on_white_unfolded_and_uncut(browser, address
         assert tab.locator("html[data-theme=dark]").count()
 
 
+def test_a_page_is_printed_as_pdf(browser, tmp_path):
+    """With what was folded, a text that can be searched, an outline, and links to the live book."""
+    import pdf
+    from pypdf import PdfReader
+
+    name, target = "book/construction/one_step", tmp_path / "one.pdf"
+    pdf.write(browser, [name], target)
+    printed = PdfReader(target)
+    assert [entry["/Title"] for entry in printed.outline if not isinstance(entry, list)] == [
+        "I. Attention as gradient descent"
+    ]
+    text = " ".join(" ".join(page.extract_text() for page in printed.pages).split())
+    assert "One layer is one step" in text and "What to remember" in text
+    assert "setup.begin" not in text  # folded on the page
+    notes = [note.get_object() for page in printed.pages for note in page.get("/Annots", [])]
+    leads = [note["/A"]["/URI"] for note in notes if "/URI" in note.get("/A", {})]
+    assert leads and all(lead.startswith("https://") for lead in leads)
+    assert any("/Dest" in note for note in notes)  # a reference within it
+
+
 def test_a_page_reads_from_disk(browser, address):
     page = next(filter(has_mathematics, PAGES))
     with visit(browser, (SITE / page).as_uri(), DESK) as tab:
