@@ -15,7 +15,10 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
+import matplotlib.pyplot as plt
 import pytest
+
+from icl_gd.book import plots
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
@@ -175,6 +178,9 @@ def test_page_reads_offline_and_accessibly_with_no_formula_cut(browser, address,
             assert image.evaluate(LOADED)
         assert not tab.evaluate(CUT_FORMULAS)
         assert set(tab.evaluate(WEIGHTS)) <= {"400"}
+        tab.set_viewport_size({"width": 1024, "height": 768})
+        assert not tab.evaluate(CUT_FORMULAS)
+        tab.set_viewport_size(DESK)
         assert_accessible(tab, "light", "dark")
 
 
@@ -193,6 +199,67 @@ def test_phone_never_scrolls_sideways_and_cuts_no_formula(browser, address, page
             assert not tab.evaluate(CUT_IN_LINES)
         tab.set_viewport_size(PHONE)
         assert_accessible(tab, "light", "dark")
+
+
+CHAPTERS = [page for page in PAGES if re.match(r"book/(construction|dynamics|induction)/", page)]
+each_chapter = pytest.mark.parametrize("page", CHAPTERS)
+# Where the first figure begins; the words of the text, without code, formulas and what is folded.
+FIGURE_TOP = """() => {
+    const figures = document.querySelectorAll(".bd-article :is(" +
+        "figure, .icl-view, .icl-drawing, .cell_output img)");
+    const first = [...figures].find(figure => figure.checkVisibility());
+    return first ? first.getBoundingClientRect().top + scrollY : Infinity;
+}"""
+CUT_CODE = """() =>
+    [...document.querySelectorAll(".bd-article .cell_input .highlight pre")].filter(
+        e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).map(
+        e => e.textContent.split("\\n").reduce((a, b) => a.length > b.length ? a : b))"""
+WORDS = """() => {
+    const article = document.querySelector(".bd-article").cloneNode(true);
+    const aside = "pre, script, style, mjx-container, details, .admonition.dropdown";
+    article.querySelectorAll(aside).forEach(e => e.remove());
+    return article.textContent.trim().split(/\\s+/).length;
+}"""
+OPENING = "[...document.querySelectorAll('.bd-article h1 ~ p')].slice(0, 2).map(p => p.innerHTML)"
+GUESS = """() => [...document.querySelectorAll(".bd-article p > strong")].filter(
+    e => e.textContent === "Guess first." &&
+        e.parentElement.nextElementSibling?.matches(".admonition.dropdown")).length"""
+
+
+@each_chapter
+def test_chapter_shows_before_it_tells(browser, address, page):
+    """A question, what reading takes, a guess, and the first figure on the first screen."""
+    with visit(browser, address + page, DESK) as tab:
+        faults = []
+        if (top := tab.evaluate(FIGURE_TOP)) > DESK["height"]:
+            faults.append(f"the first figure begins at {top:.0f} px")
+        faults += [f"cut at the right: {code}" for code in tab.evaluate(CUT_CODE)]
+        question, reading = tab.evaluate(OPENING)
+        if not re.fullmatch(r"<em>[^<].*\?</em>", question, re.S):
+            faults.append(f"no question in italics at the top, but {question}")
+        minutes = re.match(r"<em>(\d*[05]) minutes\. ", reading)
+        words = tab.evaluate(WORDS)
+        if not minutes or abs(int(minutes[1]) - words / 200) > 5:
+            faults.append(f"{words} words, and of the time that they take: {reading[:60]}")
+        if words > 3200:
+            faults.append(f"{words} words")
+        if not tab.evaluate(GUESS):
+            faults.append("nothing to guess before its answer is unfolded")
+        assert not faults, "\n".join(faults)
+
+
+@each_chapter
+def test_letters_of_figures_are_ten_pixels_high_on_a_phone(browser, address, page):
+    text = (ROOT / page).with_suffix(".md").read_text(encoding="utf-8")
+    with plt.rc_context():
+        plots.use_style()
+        style = [plt.rcParams[size] for size in ("font.size", "axes.titlesize", "legend.fontsize")]
+        dots = plt.rcParams["figure.dpi"] / 72
+    points = min([*style, *map(float, re.findall(r"(?:font|label)size=([\d.]+)", text))])
+    with visit(browser, address + page, PHONE) as tab:
+        for image in tab.locator(".bd-article .cell_output figure img:visible").all():
+            shown = image.evaluate("i => i.getBoundingClientRect().width / i.naturalWidth")
+            assert points * dots * shown >= 10, image.get_attribute("alt")
 
 
 VIEWED = [p for p in PAGES if 'aria-label="Attention view"' in (SITE / p).read_text("utf-8")]
