@@ -278,7 +278,8 @@ def test_attention_view_answers(browser, address, page, size):
     """Hovering, tapping and the keyboard choose a token and a head."""
     with visit(browser, address + page, size) as tab:
         view = tab.locator("[aria-label='Attention view']")
-        tokens, said, heads = map(view.locator, ("button[data-t]", "p[aria-live]", "input"))
+        tokens, said = map(view.locator, ("button[data-t]", "p[aria-live]"))
+        heads = view.locator("[data-heads] input")
         names = [head.get_attribute("value") for head in heads.all()]
         shares = lambda: [float(share) for _, share, _ in view.evaluate(SHOWN)]
 
@@ -299,13 +300,31 @@ def test_attention_view_answers(browser, address, page, size):
         for key, head in [("ArrowDown", names[1]), ("ArrowUp", names[0]), ("ArrowUp", names[-1])]:
             tab.keyboard.press(key)
             assert tells(last, head)
-            assert view.locator("input:checked").get_attribute("value") == head
+            assert view.locator("[data-heads] input:checked").get_attribute("value") == head
         heads.nth(2).check()
         assert tells(last, names[2])
         share, at, _ = view.locator("output").nth(2).text_content().split(" ", 2)
         colours = shares()
         assert colours.index(max(colours)) == int(at)
         assert f"{100 * max(colours):.0f}%" == share or abs(100 * max(colours) % 1 - 0.5) < 1e-6
+        look_at_both_models(view, tokens, said)
+
+
+def look_at_both_models(view, tokens, said):
+    """On an example that the late model gets right the early one looks elsewhere and is wrong."""
+    right, trap = view.locator("[data-go]").all()
+    looks = lambda: re.search(r"looks most at token (\d+)", said.text_content())[1]
+    spoken = re.compile(r"model says \u201c(.*)\u201d \(\d+%\); the text says \u201c(.*)\u201d")
+    says = lambda: spoken.search(said.text_content()).groups()
+    trap.click()
+    view.locator("[data-heads] input").first.check()
+    assert says()[0] != says()[1] and says()[0] == tokens.nth(int(looks())).text_content()
+    right.click()
+    assert says()[0] == says()[1] == tokens.nth(int(looks())).text_content()
+    there = looks()
+    view.get_by_label("Before").check()
+    assert said.text_content().count("Before, the model says") == 1
+    assert looks() != there and says()[0] != says()[1]
 
 
 @each_view
