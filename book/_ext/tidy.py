@@ -17,6 +17,12 @@ def scripts_once(app, pagename, templatename, context, doctree):
     context["script_files"] = list(kept.values())
 
 
+def entries_of_a_list(app, pagename, templatename, context, doctree):
+    """Call the entries of a bibliography what the items of a list are called."""
+    if body := context.get("body"):
+        context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def array_by_its_public_name(app, what, name, obj, options, signature, returns):
     """Write jax.Array where jaxtyping's annotations show the private class behind it."""
     private = r"~?(jax\.)?jaxlib\._jax\.Array"
@@ -38,6 +44,7 @@ def nothing_that_no_reader_loads(app, exception):
 
 def setup(app):
     app.connect("html-page-context", scripts_once, priority=900)
+    app.connect("html-page-context", entries_of_a_list)
     app.connect("autodoc-process-signature", array_by_its_public_name)
     app.connect("autodoc-skip-member", no_bare_fields)
     app.connect("build-finished", nothing_that_no_reader_loads, priority=900)
