@@ -227,13 +227,13 @@ def test_portrait_ends_where_theory_says(piece):
 
 def test_portrait_starts_where_it_is_pressed(piece):
     figure = piece("portrait", PIECES["portrait"])
-    box = figure.locator("svg[data-pad]").bounding_box()
-    unit = box["width"] / 320
+    pad = figure.locator("svg[data-pad]")
+    unit = pad.bounding_box()["width"] / 320
     x0, x1, y0, y1 = 50, 306, 196, 8
     for a, b in [(1.8, 1.2), (-1.2, 0.6)]:
         x = x0 + (x1 - x0) * (a + 2.6) / 5.2
         y = y0 + (y1 - y0) * (b + 2.6) / 5.2
-        figure.page.mouse.click(box["x"] + x * unit, box["y"] + y * unit)
+        pad.click(position={"x": x * unit, "y": y * unit})
         assert said(figure).startswith(f"From ({a:.1f}, {b:.1f})")
 
 
