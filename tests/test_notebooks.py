@@ -7,6 +7,8 @@ import nbformat
 import notebooks
 import pytest
 
+from icl_gd.book import views
+
 PAGES = notebooks.pages()
 each_page = pytest.mark.parametrize("page", PAGES, ids=notebooks.name)
 
@@ -92,6 +94,21 @@ def test_every_picture_is_described(page):
             assert told.get("image", {}).get("alt", "").strip(), f"cell {number} has no alt text"
             assert told.get("figure", {}).get("caption", "").strip(), f"cell {number}: no caption"
             assert pictures == 1, f"cell {number}: one text cannot describe several pictures"
+
+
+ASSETS = {"icl-view": "view", "data-dial": "moving", "icl-drawing": "drawing"}
+
+
+@each_page
+def test_figures_of_html_have_todays_styles_and_scripts(page):
+    """They are written into the page: a page is executed again when they change."""
+    scripts = [path.read_text("utf-8").split("DATA") for path in views.BROWSER.glob("*.js")]
+    outputs = [o for c in committed(page).cells for o in c.get("outputs", []) if "data" in o]
+    for html in (o["data"].get("text/html", "") for o in outputs):
+        for mark, name in ASSETS.items():
+            assert mark not in html or views.style(name) in html, f"{name}.css"
+        if "<script>" in html:
+            assert any(before in html and after in html for before, after in scripts)
 
 
 @each_page

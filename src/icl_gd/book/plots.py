@@ -61,7 +61,7 @@ def use_style() -> None:
             "grid.color": "#E6E6E6",
             "grid.linewidth": 0.6,
             "legend.frameon": False,
-            "legend.fontsize": 9,
+            "legend.fontsize": 9.9,
             "lines.linewidth": 2,
             "lines.markersize": 4,
         }

@@ -30,18 +30,18 @@ class View(NamedTuple):
         return self.html
 
 
-_BROWSER = Path(__file__).parent / "browser"
+BROWSER = Path(__file__).parent / "browser"
 
 
 def style(name: str) -> str:
     """A style sheet of the folder ``browser``, as an element."""
-    return f"<style>\n{(_BROWSER / f'{name}.css').read_text('utf-8')}</style>"
+    return f"<style>\n{(BROWSER / f'{name}.css').read_text('utf-8')}</style>"
 
 
 def script(name: str, *data) -> str:
     """A script of the folder ``browser`` with its data, as an element."""
     packed = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
-    text = (_BROWSER / f"{name}.js").read_text("utf-8")
+    text = (BROWSER / f"{name}.js").read_text("utf-8")
     return f"<script>\n{text.replace('DATA', packed, 1)}</script>"
 
 
