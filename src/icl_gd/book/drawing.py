@@ -167,7 +167,6 @@ def stream(word: str) -> views.View:
     the notes (dark) and copies the letters there into the output of the last position
     (orange): what it compares was written by the first, which is K-composition.
     """
-    at = [34 + 56 * k for k in range(len(word))]
     notes = ["\u2013", *word[:-1]]
     found = [k for k in range(1, len(word)) if notes[k] == word[-1]]
     if not found:
@@ -176,15 +175,7 @@ def stream(word: str) -> views.View:
         )
     counts = {word[k]: sum(word[i] == word[k] for i in found) for k in found}
     said = [""] * (len(word) - 1) + [max(counts, key=counts.get)]
-    parts = [
-        _box(x, y, text)
-        for y, block in ((48, word), (78, notes), (108, said))
-        for x, text in zip(at, block, strict=True)
-    ]
-    parts += [f'<path class="pairs" d="M{x + 18} 62L{x + 38} 92"/>' for x in at[:-1]]
-    for k in found:
-        parts.append(_curve("looks", 1.0, at[k] + 6, 78, 20, at[-1], 46))
-        parts.append(_curve("flows", 0.6, at[k] - 12, 76, 165, at[-1], 138))
+    drawn = _blocks(word, notes, said, found)
     row = Row(
         title="The stream in three blocks",
         words="Token, note, output. Dashed: the first head writes the token before "
@@ -199,8 +190,23 @@ def stream(word: str) -> views.View:
         answer=said[-1],
         linked=True,
     )
-    figure = _figure(row, "".join(parts), height=165)
+    figure = _figure(row, drawn, height=165)
     return _view([figure], "", f"{row.title}. {row.words}")
+
+
+def _blocks(word, notes, said, found):
+    """Three boxes a position, what the first head writes, what the second one finds."""
+    at = [34 + 56 * k for k in range(len(word))]
+    parts = [
+        _box(x, y, text)
+        for y, block in ((48, word), (78, notes), (108, said))
+        for x, text in zip(at, block, strict=True)
+    ]
+    parts += [f'<path class="pairs" d="M{x + 18} 62L{x + 38} 92"/>' for x in at[:-1]]
+    for k in found:
+        parts.append(_curve("looks", 1.0, at[k] + 6, 78, 20, at[-1], 46))
+        parts.append(_curve("flows", 0.6, at[k] - 12, 76, 165, at[-1], 138))
+    return "".join(parts)
 
 
 def _n(value):

@@ -281,9 +281,8 @@ def _path(mark, drawn, state):
     return f'<path {_class(mark)} data-m d="{d}"/>'
 
 
-def _plot(panel, marks, grid):
-    """Axes with ticks and labels, and marks that end where the axes do."""
-    ticks = "".join(
+def _ticks(panel):
+    return "".join(
         f'<path class="frame" d="M{x:.1f} {_BOTTOM}v4"/>'
         f'<text x="{x:.1f}" y="{_BOTTOM + 17}" text-anchor="middle">{word}</text>'
         for value, word in panel.x.ticks()
@@ -294,6 +293,10 @@ def _plot(panel, marks, grid):
         for value, word in panel.y.ticks()
         for y in [_up(panel, value)]
     )
+
+
+def _plot(panel, marks, grid):
+    """Axes with ticks and labels, and marks that end where the axes do."""
     pad = ""
     if panel.pad:  # where the first and the last values of two sliders lie
         places = _across(panel, grid[0]), _up(panel, grid[1])
@@ -305,7 +308,7 @@ def _plot(panel, marks, grid):
     title, below = escape(panel.title), escape(panel.x.label)
     return (
         f'<svg viewBox="0 0 320 236" role="img" aria-label="{title}"{pad}>'
-        f'<path class="frame" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>{ticks}'
+        f'<path class="frame" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>{_ticks(panel)}'
         f'<text x="{middle[0]}" y="230" text-anchor="middle">{below}</text>'
         f'<text x="11" y="{middle[1]}" text-anchor="middle" '
         f'transform="rotate(-90 11 {middle[1]})">{escape(panel.y.label)}</text>'
