@@ -127,8 +127,8 @@ def folded(notebook):
 def article(html):
     """A page of the site: its text and its figures' captions, each number within its equation."""
     page = BeautifulSoup(html, "html.parser").article
-    apart = "a.headerlink, script, .cell_input, summary:has(.collapsed), .fn-bracket, .backrefs"
-    for part in page.select(apart):
+    apart = "a.headerlink, script, .icl-view, .icl-drawing, .cell_input, .fn-bracket, .backrefs"
+    for part in page.select(f"{apart}, summary:has(.collapsed)"):
         part.decompose()
     for output in page.select(".cell_output"):
         output.replace_with(*output.select("figcaption"))
