@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_views import Read
 
-from icl_gd.book import moving
+from icl_gd.book import moving, plots, views
 
 CONTROLS = {"kind": ("one", "two"), "size": [0.5, 1.0, 2.5]}
 X = np.linspace(-1, 1, 5)
@@ -107,6 +107,12 @@ def test_what_is_far_out_or_no_number_is_out_of_sight():
     assert all(v < 0 or v > 200 for v in seen[[0, 1, 2, 4]])
 
 
+def test_roles_are_those_of_all_figures_and_have_a_colour():
+    assert list(moving.ROLES) == list(plots.ROLES)
+    for role in moving.ROLES:
+        assert f".icl-view .{role.replace('+', 'p')} {{ --role:" in views.style("moving")
+
+
 def test_ticks_are_round():
     assert [t for t, _ in moving.Axis("", -2.0, 2.0).ticks()] == [-2, -1, 0, 1, 2]
     assert [w for _, w in moving.Axis("", 0.0, 900.0).ticks()] == ["0", "200", "400", "600", "800"]
@@ -132,7 +138,9 @@ def test_figure_is_self_contained_and_the_same_every_time():
         ({"panels": [moving.Panel("", *PLANE, [moving.Mark("line", "gd", X, Y[0])])]},
          r"a mark of line must have the controls' axes \(2, 3\) or none, got \(3,\)"),
         ({"panels": [moving.Panel("", *PLANE, [moving.Mark("curve", "gd", X, X)])]},
-         "kind must be one of line, segments, points, squares, cells, got 'curve'"),
+         "kind must be one of line, segments, points, cells, got 'curve'"),
+        ({"panels": [moving.Panel("", *PLANE, [moving.Mark("line", "GD", X, X)])]},
+         "role must be one of gd, .*, noise, got 'GD'"),
         ({"panels": [moving.Panel("", None, None,
                                   [moving.Mark("cells", "gd", None, 2 * CELLS)])]},
          "cells must be between -1 and 1"),

@@ -57,8 +57,8 @@ class Axis(NamedTuple):
 class Mark(NamedTuple):
     """Points of one kind and colour, in every state of the controls or in all of them.
 
-    ``kind`` is "line", "points", "squares", "segments" (which end at every other point)
-    or "cells", a matrix ``y`` between -1 and 1 that has no ``x``. ``role`` is one of
+    ``kind`` is "line", "points", "segments" (which end at every other point) or
+    "cells", a matrix ``y`` between -1 and 1 that has no ``x``. ``role`` is one of
     ``plots.ROLES``. The last axis of ``x`` and ``y`` (of a matrix, two) is that of the
     points; before it stand the controls' axes, in their order (1 long where nothing
     depends on one), or none.
@@ -122,11 +122,11 @@ class _Drawn(NamedTuple):
 
 # Where the axes lie in their box of 320 by 236.
 _LEFT, _RIGHT, _BOTTOM, _TOP = 50.0, 306.0, 196.0, 8.0
+ROLES = ("gd", "gd++", "trained", "interpolated", "theory", "noise")  # of moving.css
 _SHAPES = {
     "line": lambda k, x, y: f"{'L' if k else 'M'}{x} {y}",
     "segments": lambda k, x, y: f"{'L' if k % 2 else 'M'}{x} {y}",
     "points": lambda k, x, y: f"M{x} {y}h0",
-    "squares": lambda k, x, y: f"M{x} {y}h0",
 }
 
 
@@ -220,10 +220,15 @@ def _dial(name, title, values, at):
     )
 
 
+def _require_one_of(known, **given):
+    for name, value in given.items():
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
 def _drawn(mark, panel, sizes):
-    if mark.kind not in _SHAPES and mark.kind != "cells":
-        kinds = ", ".join([*_SHAPES, "cells"])
-        raise ValueError(f"kind must be one of {kinds}, got {mark.kind!r}")
+    _require_one_of([*_SHAPES, "cells"], kind=mark.kind)
+    _require_one_of(ROLES, role=mark.role)
     flat = partial(_states, f"a mark of {mark.kind}", sizes=sizes)
     if mark.kind == "cells":
         y = flat(mark.y, points=2)

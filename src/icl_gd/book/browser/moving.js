@@ -13,7 +13,6 @@
   const shapes = {
     line: (x, y, k) => (k ? "L" : "M") + x + " " + y,
     points: (x, y) => "M" + x + " " + y + "h0",
-    squares: (x, y) => "M" + x + " " + y + "h0",
     segments: (x, y, k) => (k % 2 ? "L" : "M") + x + " " + y,
   };
   const px = v => (v / 3 - 96).toFixed(1);
