@@ -1,8 +1,20 @@
-"""No random key is used twice in any test."""
+"""No random key is used twice in any test; the built book on a server and in a browser.
+
+Without Chromium the tests of the built book are skipped, and fail instead where
+REQUIRE_CHROMIUM=1.
+"""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
 
 import hypothesis
 import jax
 import matplotlib
+import pytest
+from browsing import SITE
 
 from icl_gd.book import setup
 
@@ -18,3 +30,36 @@ matplotlib.use("Agg")
 # on every machine, so that a failure can be seen again.
 hypothesis.settings.register_profile("book", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("book")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A local server of the site."""
+    handler = functools.partial(Quiet, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ["chromium", "chromium-browser", "google-chrome"]
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        reason = "no Chromium found: the built site was not looked at"
+        (pytest.fail if os.environ.get("REQUIRE_CHROMIUM") == "1" else pytest.skip)(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_site import DESK, PHONE, SITE, address, browser, visit  # noqa: F401
+from browsing import DESK, PAGES, PHONE, SITE, visit
 
 from icl_gd import flow, moments, tasks, theory
 
@@ -41,7 +41,7 @@ def number(text, before):
 
 
 @pytest.fixture
-def piece(request, browser, address):  # noqa: F811
+def piece(request, browser, address):
     """Opens a page at a size, and leaves it without a fault."""
     opened = []
 
@@ -85,7 +85,7 @@ def test_every_control_answers_the_keyboard(piece, name, page, size):
 
 
 @each_piece
-def test_every_control_answers_a_finger(browser, address, name, page):  # noqa: F811
+def test_every_control_answers_a_finger(browser, address, name, page):
     context = browser.new_context(viewport=PHONE, has_touch=True)
     tab = context.new_page()
     tab.goto(url(address, page))
@@ -101,7 +101,7 @@ def test_every_control_answers_a_finger(browser, address, name, page):  # noqa: 
 
 
 @pytest.mark.parametrize("name, page", {**PIECES, **WORDS}.items())
-def test_a_piece_is_a_picture_without_its_script(browser, address, name, page):  # noqa: F811
+def test_a_piece_is_a_picture_without_its_script(browser, address, name, page):
     """What stands there before any script runs is what the script shows first; it is small."""
     seen = []
     for scripts in (False, True):
@@ -277,3 +277,85 @@ def test_any_text_may_be_typed(piece, name, page):
     assert figure.locator("tbody b").count() == 0
     figure.locator("input[type=text]").fill("abc")
     assert "has not been followed by anything yet" in said(figure)
+
+
+VIEWED = [p for p in PAGES if 'aria-label="Attention view"' in (SITE / p).read_text("utf-8")]
+each_view = pytest.mark.parametrize("page", VIEWED)
+SHOWN = """view => [...view.querySelectorAll("[data-t]")].map(
+    token => [token.textContent, token.style.getPropertyValue("--a"), token.tabIndex])"""
+
+
+def test_some_page_has_an_attention_view():
+    assert VIEWED
+
+
+@each_view
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_attention_view_answers(browser, address, page, size):
+    """Hovering, tapping and the keyboard choose a token and a head."""
+    with visit(browser, address + page, size) as tab:
+        view = tab.locator("[aria-label='Attention view']")
+        tokens, said = map(view.locator, ("button[data-t]", "p[aria-live]"))
+        heads = view.locator("[data-heads] input")
+        names = [head.get_attribute("value") for head in heads.all()]
+        shares = lambda: [float(share) for _, share, _ in view.evaluate(SHOWN)]
+
+        def tells(at, head=""):
+            sign = f"Token {at} \u201c{tokens.nth(at).text_content()}\u201d: head {head}"
+            return said.text_content().startswith(sign)
+
+        tokens.nth(20).hover()
+        assert tells(20)
+        assert sum(shares()) == pytest.approx(1, abs=0.03) and not any(shares()[21:])
+        last = tokens.count() - 1
+        tokens.nth(last).click()
+        assert tells(last)
+        for key, at in [("ArrowLeft", last - 1), ("Home", 0), ("ArrowRight", 1), ("End", last)]:
+            tab.keyboard.press(key)
+            assert tells(at)
+            assert tokens.nth(at).evaluate("t => t === document.activeElement")
+        for key, head in [("ArrowDown", names[1]), ("ArrowUp", names[0]), ("ArrowUp", names[-1])]:
+            tab.keyboard.press(key)
+            assert tells(last, head)
+            assert view.locator("[data-heads] input:checked").get_attribute("value") == head
+        heads.nth(2).check()
+        assert tells(last, names[2])
+        share, at, _ = view.locator("output").nth(2).text_content().split(" ", 2)
+        colours = shares()
+        assert colours.index(max(colours)) == int(at)
+        assert f"{100 * max(colours):.0f}%" == share or abs(100 * max(colours) % 1 - 0.5) < 1e-6
+        look_at_both_models(view, tokens, said)
+
+
+def look_at_both_models(view, tokens, said):
+    """On an example that the late model gets right the early one looks elsewhere and is wrong."""
+    right, trap = view.locator("[data-go]").all()
+    looks = lambda: re.search(r"looks most at token (\d+)", said.text_content())[1]
+    spoken = re.compile(r"model says \u201c(.*)\u201d \(\d+%\); the text says \u201c(.*)\u201d")
+    says = lambda: spoken.search(said.text_content()).groups()
+    trap.click()
+    view.locator("[data-heads] input").first.check()
+    assert says()[0] != says()[1] and says()[0] == tokens.nth(int(looks())).text_content()
+    right.click()
+    assert says()[0] == says()[1] == tokens.nth(int(looks())).text_content()
+    there = looks()
+    view.get_by_label("Before").check()
+    assert said.text_content().count("Before, the model says") == 1
+    assert looks() != there and says()[0] != says()[1]
+
+
+@each_view
+def test_attention_view_is_a_picture_without_scripts(browser, address, page):
+    """What stands there before any script runs is what the script shows first."""
+    pictures = []
+    for scripts in (False, True):
+        tab = browser.new_context(viewport=PHONE, java_script_enabled=scripts).new_page()
+        tab.goto(address + page)
+        view = tab.locator("[aria-label='Attention view']")
+        styles = [t.get_attribute("style") for t in view.locator("button[data-t]").all()]
+        shares = [float(re.search(r"--a: ?([\d.e-]+)", style)[1]) for style in styles]
+        texts = [view.locator(part).all_text_contents() for part in ("output", "p", "code")]
+        pictures.append((shares, texts))
+        tab.context.close()
+    assert pictures[0] == pictures[1]
+    assert sum(pictures[0][0]) == pytest.approx(1, abs=0.03)

@@ -2,6 +2,7 @@
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+
 from icl_gd.book import drawing
 
 

@@ -1,0 +1,103 @@
+"""What tests of the built site share: a visit without a network, and what holds on every page."""
+
+import contextlib
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "_build" / "html"
+PAGES = sorted(p.relative_to(SITE).as_posix() for p in (SITE / "book").rglob("*.html"))
+each_page = pytest.mark.parametrize("page", PAGES)
+
+CHAPTERS = [page for page in PAGES if re.match(r"book/(construction|dynamics|induction)/", page)]
+each_chapter = pytest.mark.parametrize("page", CHAPTERS)
+
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 900}
+# What MyST, MathJax or docutils would have turned into something else.
+RAW = re.compile(
+    r"\{(?:cite|eq|ref|doc|numref|prf|code-cell)\b[:\w]*\}|:::|^```|^\.\. \w+:|\\[(\[]|\$\$", re.M
+)
+
+
+@contextlib.contextmanager
+def visit(browser, url, size, scheme="light"):
+    """A tab with a page, every other host blocked; nothing may go wrong until it is left."""
+    faults = []
+    origin = "file:" if url.startswith("file:") else "/".join(url.split("/")[:3]) + "/"
+
+    def let_through(route):
+        if route.request.url.startswith((origin, "data:")):
+            return route.continue_()
+        faults.append(f"asked the network for {route.request.url}")
+        route.abort()
+
+    tab = browser.new_page(viewport=size, color_scheme=scheme)
+    tab.route("**/*", let_through)
+    tab.on("pageerror", lambda error: faults.append(f"error in the page: {error}"))
+    tab.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
+    tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    tab.on("response", lambda r: r.status >= 400 and faults.append(f"{r.status}: {r.url}"))
+    tab.goto(url)
+    tab.evaluate("() => window.MathJax?.startup?.promise.then(() => document.fonts.ready)")
+    yield tab
+    tab.close()
+    assert not faults
+
+
+def has_mathematics(page):
+    return 'class="math ' in (SITE / page).read_text(encoding="utf-8")
+
+
+TEXT = """a => {
+    a = a.cloneNode(true);
+    a.querySelectorAll("pre, code, script, mjx-container, .highlight").forEach(e => e.remove());
+    return a.textContent;
+}"""
+
+
+UNFOLD = """() => {
+    document.querySelectorAll("details").forEach(e => { e.open = true; });
+    document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
+    dispatchEvent(new Event("resize"));
+}"""
+# One code token of each kind is enough: their colours are those of a style sheet.
+FEW_TOKENS = """() => {
+    const seen = new Set();
+    for (const token of document.querySelectorAll(":is(.highlight, .sig) span:not([id])")) {
+        const key = [token.className, token.closest(".cell_output, .sig")?.className].join();
+        if (seen.has(key)) token.replaceWith(...token.childNodes); else seen.add(key);
+    }
+}"""
+BARRIERS = """async options => {
+    await Promise.all(document.getAnimations().map(animation => animation.finished));
+    options = { ...options, preload: false, resultTypes: ["violations"] };
+    const { violations } = await axe.run(document, options);
+    return violations.filter(found => ["serious", "critical"].includes(found.impact)).flatMap(
+        found => found.nodes.map(node => [found.id, node.html, node.failureSummary]));
+}"""
+
+
+def assert_accessible(tab, scheme, other=None):
+    """Nothing serious that axe-core finds, all unfolded; contrast in another scheme too."""
+    tab.evaluate(UNFOLD)
+    tab.evaluate(FEW_TOKENS)
+    tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    looks = [(scheme, {}), (other, {"runOnly": ["color-contrast"]})]
+    for colours, options in looks if other else looks[:1]:
+        tab.emulate_media(color_scheme=colours)
+        tab.wait_for_selector(f"html[data-theme={colours}]")
+        found = tab.evaluate(BARRIERS, options)
+        assert not found, (colours, len(found), found[:5])
+
+
+def look(tab, page):
+    """What holds on every page, however it is opened."""
+    assert not tab.locator("mjx-merror, [data-mjx-error]").count()
+    if has_mathematics(page):
+        rendered = tab.locator(".math mjx-container").count()
+        assert rendered == tab.locator(".math").count() > 0
+    assert not RAW.findall(tab.locator("article.bd-article").evaluate(TEXT))
