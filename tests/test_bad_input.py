@@ -221,6 +221,8 @@ BAD = [
     (tasks.normalised, {"n": 1}, at_least(2, 1)),
     (tasks.normalised, {"d": 0}, at_least(1, 0)),
     (tasks.normalised, {"scale": -1.0}, f"{POSITIVE} -1.0"),
+    (tasks.normalised, {"law": "laplace"}, "must be Callable | None, got 'laplace'"),
+    (tasks.normalised, {"law": lambda key, shape: np.ones((3, 1))}, "what it returns must be Float[Array, '{n} {d}'], got float64[3, 1]"),
     (tasks.regression, {"n": 0}, at_least(1, 0)),
     (tasks.regression, {"d": 0}, at_least(1, 0)),
     (tasks.regression, {"outputs": 0}, at_least(1, 0)),

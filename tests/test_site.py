@@ -81,7 +81,7 @@ def test_chapter_shows_before_it_tells(browser, address, page):
         words = tab.evaluate(WORDS)
         if not minutes or abs(int(minutes[1]) - words / 200) > 5:
             faults.append(f"{words} words, and of the time that they take: {reading[:60]}")
-        if words > 3200:
+        if words > 3000:
             faults.append(f"{words} words")
         if not tab.evaluate(GUESS):
             faults.append("nothing to guess before its answer is unfolded")

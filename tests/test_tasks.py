@@ -69,6 +69,38 @@ def test_normalised_draws_three_laws_equally_often():
     near(n * np.mean(x[:, -1] ** 2), 1, (4 / count) ** 0.5)
 
 
+LAWS = {  # mean |x| / rms and mean of x / rms
+    "exponential": (0.5**0.5, 0.5**0.5),
+    "normal": ((2 / np.pi) ** 0.5, 0.0),
+    "laplace": (0.5**0.5, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_normalised_draws_the_law_that_it_is_given(name):
+    n, (flatness, mean) = 1000, LAWS[name]
+    law = getattr(jax.random, name)
+    x = many(lambda key: tasks.normalised(key, n + 1, 1, 2.0, law), 100)[..., 0]
+    np.testing.assert_allclose((x[:, :n] ** 2).sum(axis=1), 4.0, rtol=1e-12)
+    x = x * n**0.5 / 2
+    near(np.abs(x).mean(), flatness, 1 / x.size**0.5)
+    near(x.mean(), mean, 1 / x.size**0.5)
+    near(np.mean(np.abs(x).mean(axis=1) > 0.76), name == "normal", 0.001)
+    near(np.mean(x[:, -1] ** 2), 1, (5 / 100) ** 0.5)
+
+
+def test_a_law_is_asked_once_for_all_inputs():
+    asked = []
+
+    def law(key, shape):
+        asked.append(shape)
+        return jnp.arange(6.0).reshape(shape)
+
+    x = tasks.normalised(jax.random.key(0), 3, 2, law=law)
+    assert asked == [(3, 2)]
+    np.testing.assert_allclose(x, np.arange(6.0).reshape(3, 2) / 14**0.5, rtol=1e-14)
+
+
 @pytest.mark.parametrize("outputs", [None, 1, 3])
 def test_labels_are_a_linear_teacher(outputs):
     n, d = 6, 4

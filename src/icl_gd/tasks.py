@@ -49,20 +49,26 @@ def uniform(
 
 
 def normalised(
-    key: Key[Array, ""], n: int, d: int, scale: Scalar = 1.0
+    key: Key[Array, ""],
+    n: int,
+    d: int,
+    scale: Scalar = 1.0,
+    law: Callable | None = None,
 ) -> Float[Array, "{n} {d}"]:
     """Draws n inputs of one law: exponential, normal or Laplace, equally likely.
 
     All are divided by the Frobenius norm of all but the last, which is the query, and
     multiplied by ``scale``, as in the published test on "other distributions" (von
-    Oswald et al. 2022, ``create_ood_data``). Exponential inputs have a mean, so that
-    the closed forms of ``theory`` do not apply. n >= 2.
+    Oswald et al. 2022, ``create_ood_data``). If there is a ``law``, ``law(key, (n,
+    d))`` draws them. Exponential inputs have a mean, so that the closed forms of
+    ``theory`` do not apply. n >= 2.
     """
     _require.at_least(2, n=n)
     _require.at_least(1, d=d)
     _require.positive(scale=scale)
     key_law, key_x = jax.random.split(key)
-    laws = [jax.random.exponential, jax.random.normal, jax.random.laplace]
+    published = [jax.random.exponential, jax.random.normal, jax.random.laplace]
+    laws = [law] if law else published
     draws = [lambda k, law=law: law(k, (n, d)) for law in laws]
     x = jax.lax.switch(jax.random.randint(key_law, (), 0, len(laws)), draws, key_x)
     return scale * x / jnp.linalg.norm(x[:-1])
