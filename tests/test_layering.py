@@ -11,8 +11,8 @@ import pytest
 from chapters import PAGES, ROOT, code, solutions
 
 ORDER = [
-    "tasks", "corpus", "tokens", "attention", "fast", "induction", "descent", "constructions",
-    "theory", "moments", "flow", "training", "measures",
+    "tasks", "corpus", "tokens", "attention", "fast", "online", "induction", "descent",
+    "constructions", "theory", "curves", "moments", "flow", "training", "measures",
 ]  # fmt: skip
 BOOK = [
     "book.plots", "book.views", "book.moving", "book.drawing", "book.claims", "book.records",

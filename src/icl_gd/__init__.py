@@ -1,9 +1,9 @@
 """How attention layers learn in context by gradient descent: the code behind the book.
 
 Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``tokens``,
-``attention``, ``fast``, ``induction``, ``descent``, ``constructions``, ``theory``,
-``moments``, ``flow``, ``training``, ``measures``; what only pages use is in
-``icl_gd.book``.
+``attention``, ``fast``, ``online``, ``induction``, ``descent``, ``constructions``,
+``theory``, ``curves``, ``moments``, ``flow``, ``training``, ``measures``; what only
+pages use is in ``icl_gd.book``.
 Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller. What
 their signatures say is checked when they are called or traced (``_annotations``).
 
@@ -27,6 +27,11 @@ Papers that docstrings name by author and year:
 - Zheng et al. (2024), https://arxiv.org/abs/2405.16845
 - Olsson et al. (2022), https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads
 - Elhage et al. (2021), https://transformer-circuits.pub/2021/framework
+- Schlag et al. (2021), https://arxiv.org/abs/2102.11174
+- Yang et al. (2024), https://arxiv.org/abs/2406.06484, gated: https://arxiv.org/abs/2412.06464
+- Liu et al. (2024), https://arxiv.org/abs/2407.14207
+- Sun et al. (2024), https://arxiv.org/abs/2407.04620
+- von Oswald et al. (2023), https://arxiv.org/abs/2309.05858, (2025): https://arxiv.org/abs/2506.05233
 - Gage (1994), A new algorithm for data compression, The C Users Journal 12(2)
 - Sennrich et al. (2016), https://arxiv.org/abs/1508.07909
 """

@@ -1,0 +1,231 @@
+"""Layers that carry a state and take a step on it at every pair that they read.
+
+A state S maps keys to values, v ~ S k, and is judged pair by pair by the inner loss
+1/2 ||S k - v||^2: with the half, without a mean. A layer is a ``Rule`` for S, and its
+answer to a query is S q. Keys, values and queries stand in rows, one for a position.
+Products of matrices follow the caller's ``jax_default_matmul_precision``.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from icl_gd import _require
+from icl_gd._annotations import Numbers, Scalar
+
+
+class Rule(NamedTuple):
+    """A layer as data: which step on the inner loss it takes at a pair.
+
+    ``batch``: residuals S k - v are those of the state with which a batch of so many
+    pairs began; 1 is the newest state, None makes the sequence one batch. ``implicit``:
+    the step minimises the loss itself, not its tangent. ``metric``: a step is measured
+    by all pairs seen, not by one step size. Both need ``batch`` 1, and ``metric`` is
+    for implicit steps.
+    """
+
+    batch: int | None = 1
+    implicit: bool = False
+    metric: bool = False
+
+
+SUM = Rule(batch=None)  # linear attention
+DELTA = Rule()  # DeltaNet; with a decay Gated DeltaNet
+PROXIMAL = Rule(implicit=True)  # Longhorn
+LEAST_SQUARES = Rule(implicit=True, metric=True)  # recursive; the mesa layer
+
+
+class Memory(NamedTuple):
+    """What a layer carries: its state, that of its batch's start, and its metric P."""
+
+    state: Float[Array, "outputs dim"]
+    began: Float[Array, "outputs dim"]
+    metric: Float[Array, "dim dim"] | None
+
+
+def step(
+    rule: Rule,
+    memory: Memory,
+    k: Float[Array, " dim"],
+    v: Float[Array, " outputs"],
+    beta: Scalar,
+    alpha: Scalar = 1.0,
+) -> Memory:
+    """One pair: S <- alpha S - (S_b k - v) g^T, with S_b of the batch's start.
+
+    g = beta k, for an implicit step beta k / (1 + beta ||k||^2): it minimises 1/2 ||S k
+    - v||^2 + ||S - alpha S_b||^2 / (2 beta). The step that remembers its metric has g =
+    P k / (1 + k^T P k) with P <- P / alpha before and P <- P - g k^T P after it; there
+    alpha discounts the pairs and not S, and beta is where P = beta I begins.
+    """
+    state, began, metric = memory
+    if rule.metric:
+        metric = metric / alpha
+        along = metric @ k
+    else:
+        state, began = alpha * state, alpha * began
+        along = beta * k
+    began = state if rule.batch == 1 else began
+    gain = along / (1 + k @ along) if rule.implicit else along
+    if rule.metric:
+        metric = metric - jnp.outer(gain, along)
+    return Memory(state - jnp.outer(began @ k - v, gain), began, metric)
+
+
+def _require_rule(rule, length, beta, alpha):
+    if rule.batch is not None:
+        _require.at_least(1, batch=rule.batch)
+    if (rule.implicit or rule.metric) and (rule.batch != 1 or not rule.implicit):
+        raise ValueError(
+            "a rule with implicit or metric must have batch 1, and one with metric "
+            f"must be implicit, got {rule}"
+        )
+    _require_rates(length, beta, alpha)
+    if rule.metric:
+        _require.positive(alpha=alpha, beta=beta)
+        if jnp.ndim(beta):
+            message = "beta must be one number for a rule with metric, got several"
+            raise ValueError(message)
+
+
+def _require_rates(length, beta, alpha):
+    _require.finite(beta=beta)
+    _require.between(0, 1, alpha=alpha)
+    for name, rate in {"beta": beta, "alpha": alpha}.items():
+        if jnp.shape(rate) not in [(), (length,)]:
+            raise ValueError(
+                f"{name} must be one number or {length}, one for a pair, got shape "
+                f"{jnp.shape(rate)}"
+            )
+
+
+def _scan(rule, look, keys, values, beta, alpha, start, seen):
+    """What ``look(state, what is seen there)`` gives after every pair."""
+    length, dim = keys.shape
+    _require_rule(rule, length, beta, alpha)
+    if start is None:
+        start = jnp.zeros((values.shape[1], dim), jnp.result_type(values, beta))
+    _require.as_wide_as((keys, values, beta, alpha), start=start)
+    metric = beta * jnp.eye(dim, dtype=start.dtype) if rule.metric else None
+    rates = jnp.broadcast_to(beta, length), jnp.broadcast_to(alpha, length)
+    batch = length if rule.batch is None else rule.batch
+
+    def read_pair(memory, pair):
+        at, seen, *pair = pair
+        if batch > 1:
+            began = jnp.where(at % batch == 0, memory.state, memory.began)
+            memory = memory._replace(began=began)
+        memory = step(rule, memory, *pair)
+        return memory, look(memory.state, seen)
+
+    memory = Memory(start, start, metric)
+    pairs = jnp.arange(length), seen, keys, values, *rates
+    return jax.lax.scan(read_pair, memory, pairs)[1]
+
+
+def states(
+    rule: Rule,
+    keys: Float[Array, "length dim"],
+    values: Float[Array, "length outputs"],
+    beta: Numbers,
+    alpha: Numbers = 1.0,
+    start: Float[Array, "outputs dim"] | None = None,
+) -> Float[Array, "length outputs dim"]:
+    """The state after every pair, from ``start`` on (0 if None).
+
+    beta and alpha are one number or one for a pair. alpha is in [0, 1].
+    """
+    return _scan(rule, lambda state, _: state, keys, values, beta, alpha, start, None)
+
+
+def outputs(
+    rule: Rule,
+    queries: Float[Array, "length dim"],
+    keys: Float[Array, "length dim"],
+    values: Float[Array, "length outputs"],
+    beta: Numbers,
+    alpha: Numbers = 1.0,
+    start: Float[Array, "outputs dim"] | None = None,
+) -> Float[Array, "length outputs"]:
+    """S_t q_t, with the state S_t after the pair of the same position.
+
+    As ``states``, none of which is kept.
+    """
+    return _scan(rule, jnp.matmul, keys, values, beta, alpha, start, queries)
+
+
+def mesa(
+    queries: Float[Array, "length dim"],
+    keys: Float[Array, "length dim"],
+    values: Float[Array, "length outputs"],
+    ridge: Scalar,
+    gamma: Scalar = 1.0,
+) -> Float[Array, "length outputs"]:
+    """S_t q_t for S_t of least sum_s gamma^(t-s) ||S k_s - v_s||^2 + ridge ||S||^2.
+
+    S_t = G_t (H_t + ridge I)^-1 with G_t = sum_s gamma^(t-s) v_s k_s^T and H_t the same
+    sum of k_s k_s^T. von Oswald et al. (2023, 2025).
+    """
+    _require.positive(ridge=ridge)
+    _require.between(0, 1, gamma=gamma)
+    read = partial(states, SUM, keys, beta=1.0, alpha=gamma)
+    g, h = read(values), read(keys)
+    solve = lambda g, h, q: g @ jnp.linalg.solve(h + ridge * jnp.eye(len(h)), q)
+    return jax.vmap(solve)(g, h, queries)
+
+
+def chunkwise(
+    queries: Float[Array, "length dim"],
+    keys: Float[Array, "length dim"],
+    values: Float[Array, "length outputs"],
+    beta: Numbers,
+    alpha: Numbers = 1.0,
+    chunk: int = 64,
+) -> Float[Array, "length outputs"]:
+    """What ``outputs`` gives for ``DELTA`` from S = 0, a chunk of positions at a time.
+
+    In a chunk that begins with S, and with c_t = alpha_1 ... alpha_t in it, S_t = c_t S
+    + sum_{s <= t} (c_t / c_s) u_s k_s^T, where u_t = beta_t (v_t - alpha_t S_{t-1} k_t)
+    is what is written: ``_writes``. From chunk to chunk S goes by products of matrices.
+    alpha is positive. Yang et al. (2024), arXiv:2406.06484 and arXiv:2412.06464.
+    """
+    length, dim = keys.shape
+    _require_rates(length, beta, alpha)
+    _require.positive(alpha=alpha)
+    _require.at_least(1, chunk=chunk)
+    if length % chunk:
+        raise ValueError(f"chunk must divide length = {length}, got {chunk}")
+    rates = jnp.broadcast_to(beta, length), jnp.broadcast_to(alpha, length)
+    cut = lambda rows: rows.reshape(length // chunk, chunk, *rows.shape[1:])
+    q, k, v, beta, alpha = map(cut, (queries, keys, values, *rates))
+    log_c = jnp.cumsum(jnp.log(alpha), axis=1)
+    causal = jnp.tril(jnp.ones((chunk, chunk), bool))
+    over = log_c[:, :, None] - log_c[:, None, :]
+    since = jnp.exp(jnp.where(causal, over, -jnp.inf))  # c_t / c_s
+    c = jnp.exp(log_c)[..., None]
+    free, bound = _writes(k, v, beta[..., None], since, c)
+
+    def read_chunk(state, parts):
+        q, k, c, since, free, bound = parts
+        u = free - bound @ state.T
+        read = c * (q @ state.T) + (since * (q @ k.T)) @ u
+        return c[-1] * state + u.T @ (since[-1, :, None] * k), read
+
+    state = jnp.zeros((v.shape[-1], dim), v.dtype)
+    _, read = jax.lax.scan(read_chunk, state, (q, k, c, since, free, bound))
+    return read.reshape(length, -1)
+
+
+def _writes(k, v, beta, since, c):
+    """A and B of U = A - B S^T, for every chunk at once.
+
+    (I + L) U = diag(beta) (V - diag(c) K S^T), L_ts = beta_t (c_t / c_s) k_t . k_s for
+    s < t: one triangular system, whatever S is.
+    """
+    lower = jnp.tril(beta * since * (k @ k.mT), -1)
+    right = beta * jnp.concatenate([v, c * k], axis=-1)
+    solve = partial(jax.scipy.linalg.solve_triangular, lower=True, unit_diagonal=True)
+    return jnp.split(solve(lower, right), [v.shape[-1]], axis=-1)
