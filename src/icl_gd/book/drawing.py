@@ -68,6 +68,19 @@ ROWS = (
         answer="n",
         linked=True,
     ),
+    Row(
+        title="Part IV",
+        words="The layer writes what its state gets wrong: a value, minus what the "
+        "state already answers to its key.",
+        formula="\u03b2 \u00b7 \u03a3 u\u2c7c \u27e8k\u2c7c, q\u27e9, "
+        "u\u2c7c = v\u2c7c \u2212 S\u2c7c\u208b\u2081k\u2c7c: a step a pair",
+        keys="k\u2081 k\u2082 k\u2083 k\u2084",
+        values="u\u2081 u\u2082 u\u2083 u\u2084",
+        query="q",
+        matches=(0.3, 0.8, 0.1, 0.6),
+        answer="v?",
+        linked=False,
+    ),
 )
 _KEY = (
     "Above the keys, below the values. Dark curves: how well the query matches a key. "
@@ -77,7 +90,7 @@ _KEY = (
 
 
 def pairs(parts: Sequence[int]) -> views.View:
-    """The rows of these parts (1 to 3): inline SVG in the page's own ink.
+    """The rows of these parts (1 to 4): inline SVG in the page's own ink.
 
     Words stand beside a row, and its formula when it is hovered or has the focus, and
     on paper.
