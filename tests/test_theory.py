@@ -36,9 +36,10 @@ def points(law, *shape):
     return grid[..., 0].reshape(len(grid), *shape), grid[..., 1].prod(axis=1)
 
 
-def enumerated_loss(kq, pv, n, d):
+def enumerated_loss(kq, pv, n, d, law=LAW, root=1.0):
     """E 1/2 (prediction - w x_q)^2 of a linear layer, summed over all contexts and queries."""
-    (x, p_x), (w, p_w), (x_q, p_q) = points(LAW, n, d), points(THREE, d), points(LAW, d)
+    (x, p_x), (w, p_w), (x_q, p_q) = points(law, n, d), points(THREE, d), points(law, d)
+    x, x_q = (z @ root if np.ndim(root) else z for z in (x, x_q))
     total = 0.0
     for teacher, p_teacher in zip(w, p_w, strict=True):
         e = np.concatenate([x, (x @ teacher)[..., None]], axis=-1)
@@ -69,6 +70,81 @@ def test_population_loss_is_the_sum_over_all_tasks(n, d):
         expected = enumerated_loss(np.asarray(layer.kq), np.asarray(layer.pv), n, d)
         found, _ = loss_and_slope(layer, n, MOMENTS)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+SHAPED = [(1, 1), (1, 3), (2, 2), (3, 2)]
+
+
+def a_shape(d):
+    """A covariance whose eigenvectors are no axes, and a root: z @ root has it."""
+    root = np.random.default_rng(d).normal(size=(d, d)) + np.eye(d)
+    return root.T @ root, root
+
+
+@pytest.mark.parametrize("n, d", SHAPED)
+def test_shaped_loss_is_the_sum_over_all_tasks(n, d):
+    covariance, root = a_shape(d)
+    for seed in range(3):
+        layer = a_layer(seed, d + 1)
+        layer = layer._replace(kq=layer.kq + 0.3)  # all entries of KQ and PV, without symmetry
+        expected = enumerated_loss(np.asarray(layer.kq), np.asarray(layer.pv), n, d, THREE, root)
+        found = theory.shaped_loss(layer, n, covariance)
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("n, d", SHAPED)
+def test_preconditioned_loss_is_that_of_the_layer_with_this_matrix(n, d):
+    covariance, root = a_shape(d)
+    step = np.random.default_rng(1).normal(size=(d, d))
+    kq = np.pad(step, ((0, 1), (0, 1)))
+    pv = -np.diag(np.append(np.zeros(d), 1 / n))
+    expected = enumerated_loss(kq, pv, n, d, THREE, root)
+    found = theory.preconditioned_loss(step, n, covariance)
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("n, d", SHAPED)
+def test_no_matrix_is_better_than_the_preconditioner(n, d):
+    covariance, _ = a_shape(d)
+    loss = lambda step: theory.preconditioned_loss(step, n, covariance)
+    best = theory.preconditioner(n, covariance)
+    np.testing.assert_allclose(jax.grad(loss)(best), 0.0, atol=1e-11)
+    flat = lambda step: loss(step.reshape(d, d))
+    curvature = jnp.linalg.eigvalsh(jax.hessian(flat)(best.ravel()))
+    assert curvature.min() > 0
+
+
+def test_on_round_inputs_the_preconditioner_is_the_best_step():
+    round_law, gaussian = 0.7 * np.eye(3), theory.Moments(0.7, 3 * 0.7**2)
+    best = theory.best_step(5, 3, gaussian)
+    np.testing.assert_allclose(theory.preconditioner(5, round_law), best * np.eye(3), atol=1e-12)
+    layer = a_layer(0, 4)
+    expected = theory.population_loss(layer, 5, gaussian)
+    np.testing.assert_allclose(theory.shaped_loss(layer, 5, round_law), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "covariance",
+    [[[1.0, 0.1], [0.2, 1.0]], [[1.0, 2.0], [2.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]],
+)
+def test_a_covariance_is_symmetric_and_not_negative(covariance):
+    covariance = np.array(covariance)
+    layer = a_layer(0, 3)
+    for call in (
+        lambda: theory.preconditioner(3, covariance),
+        lambda: theory.preconditioned_loss(np.eye(2), 3, covariance),
+        lambda: theory.shaped_loss(layer, 3, covariance),
+    ):
+        with pytest.raises(ValueError, match="covariance must be symmetric, without negative"):
+            call()
+
+
+def test_a_covariance_of_float32_is_one():
+    covariance, _ = a_shape(3)
+    rounded = jnp.asarray(covariance, jnp.float32).at[0, 1].add(1e-6)
+    assert theory.preconditioner(2, rounded).dtype == jnp.float32
+    singular = np.diag([1.0, 0.0])
+    np.testing.assert_allclose(theory.preconditioner(1, singular), np.diag([1 / 3, 1.0]))
 
 
 @pytest.mark.parametrize("n, d", [(1, 1), (2, 2), (3, 2), (4, 1)])

@@ -3,7 +3,8 @@
 Setting: inputs with i.i.d. coordinates of mean 0, symmetric, with moments m2 = E x^2
 and m4 = E x^4; teacher entries N(0, 1); one output; loss 1/2 (prediction - label)^2,
 averaged over tasks. Steps of gradient descent and layers of attention have their
-losses here, then schedules of many steps (``Schedule``), for given spectra of contexts.
+losses here, then steps on inputs from N(0, Lambda), whose coordinates differ, then
+schedules of many steps (``Schedule``), for given spectra of contexts.
 Products of matrices are float32-exact, whatever the caller sets.
 """
 
@@ -159,6 +160,86 @@ def _require_centred(n, d, moments):
     _require.at_least(2, n=n)
     _require.at_least(1, d=d)
     _require_moments(moments)
+
+
+def _require_covariance(covariance):
+    _require.finite(covariance=covariance)
+    if isinstance(covariance, jax.core.Tracer):
+        return
+    given = np.asarray(covariance, float)
+    values = np.linalg.eigvalsh(given)
+    slack = 1e-5 * np.abs(values).max()  # 3 mutants: above the rounding of float32
+    alike = np.abs(given - given.T).max() <= slack
+    if not (alike and values.min() >= -slack and values.max() > 0):
+        raise ValueError(
+            "covariance must be symmetric, without negative eigenvalues and not zero, "
+            f"got {covariance}"
+        )
+
+
+def _spread(n, covariance):
+    """G of E[S^2] = N^2 Lambda G: (1 + 1/N) Lambda + tr(Lambda)/N I."""
+    identity = jnp.eye(len(covariance), dtype=covariance.dtype)
+    return (1 + 1 / n) * covariance + jnp.trace(covariance) / n * identity
+
+
+@exact
+def preconditioner(
+    n: int, covariance: Float[Array, "dim dim"]
+) -> Float[Array, "dim dim"]:
+    """A*, the best matrix in place of a step size, for inputs from N(0, Lambda).
+
+    The prediction is 1/N w^T S A x_q, S = sum_i x_i x_i^T, one step from W = 0 on
+    1/(2N) sum_i (W x_i - y_i)^2 whose gradient is multiplied by A. A* = ((1 + 1/N)
+    Lambda + tr(Lambda)/N I)^-1. Ahn et al. (2023), Theorem 1.
+    """
+    _require.at_least(1, n=n)
+    _require_covariance(covariance)
+    return jnp.linalg.inv(_spread(n, covariance))
+
+
+@exact
+def preconditioned_loss(
+    step: Float[Array, "dim dim"], n: int, covariance: Float[Array, "dim dim"]
+) -> Float[Array, ""]:
+    """Expected loss of the prediction 1/N w^T S A x_q with A = ``step``.
+
+    1/2 [tr Lambda - 2 tr(Lambda A Lambda) + tr(A Lambda A^T Lambda G)], inputs and
+    query from N(0, Lambda), G the inverse of ``preconditioner``. A multiple of the
+    identity is plain gradient descent.
+    """
+    _require.at_least(1, n=n)
+    _require.finite(step=step)
+    _require_covariance(covariance)
+    first = jnp.trace(covariance @ step @ covariance)
+    bend = covariance @ _spread(n, covariance)
+    second = jnp.trace(step @ covariance @ step.T @ bend)
+    return 0.5 * (jnp.trace(covariance) - 2 * first + second)
+
+
+@exact
+def shaped_loss(
+    layer: Products, n: int, covariance: Float[Array, "dim dim"]
+) -> Float[Array, ""]:
+    """``population_loss`` for inputs and query from N(0, Lambda).
+
+    ``preconditioned_loss`` of A = -N M, and 1/2 E[u^T Lambda u] of the part u that is
+    even in w, with M and u as there.
+    """
+    step = -n * odd_map(layer)
+    odd = preconditioned_loss(step, n, covariance)
+    p_x, p_y = layer.pv[-1, :-1], layer.pv[-1, -1]
+    q_x, q_y = layer.kq[:-1, :-1], layer.kq[-1, :-1]
+    b, total = q_x @ covariance @ q_x.T, jnp.trace(covariance)
+    square = covariance @ covariance
+    # E[S B S], E[S tr S] and E[(w^T S w)^2]
+    sbs = n * (n + 1) * covariance @ b @ covariance
+    sbs += n * jnp.trace(covariance @ b) * covariance
+    s_trace = n**2 * total * covariance + 2 * n * square
+    w_s_w = n * (n + 2) * (total**2 + 2 * jnp.trace(square))
+    even = p_x @ sbs @ p_x + p_y**2 * w_s_w * (q_y @ covariance @ q_y)
+    even += 2 * p_y * (p_x @ s_trace @ q_x @ covariance @ q_y)
+    return odd + 0.5 * even
 
 
 class Schedule(NamedTuple):
