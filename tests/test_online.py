@@ -82,6 +82,13 @@ def test_least_squares_are_those_of_all_pairs(gamma):
         close(online.mesa(Q, K, V, 0.5, gamma)[t - 1], answer)
 
 
+def test_least_squares_hold_over_many_pairs():
+    """Rounding errors of the metric fade with the pairs; along P k they grow as 1 / gamma^t."""
+    q, k, v = (jnp.tile(a, (10, 1)) for a in (Q, K, V))
+    answer = online.mesa(q, k, v, 0.5 * 0.8 ** len(k), 0.8)[-1]
+    close(online.states(online.LEAST_SQUARES, k, v, 2.0, 0.8)[-1] @ q[-1], answer)
+
+
 def test_least_squares_from_a_start_stay_near_it():
     state = online.states(online.LEAST_SQUARES, K, V, 2.0, start=START)[-1]
     ridge = jnp.linalg.solve(K.T @ K + 0.5 * jnp.eye(DIM), K.T @ (V - K @ START.T)).T

@@ -71,7 +71,8 @@ def step(
     began = state if rule.batch == 1 else began
     gain = along / (1 + k @ along) if rule.implicit else along
     if rule.metric:
-        metric = metric - jnp.outer(gain, along)
+        # k^T P, not P k: what rounding makes of P grows as 1 / alpha^t along P k
+        metric = metric - jnp.outer(gain, k @ metric)
     return Memory(state - jnp.outer(began @ k - v, gain), began, metric)
 
 
