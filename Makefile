@@ -57,6 +57,7 @@ bench: .venv/ready  ## time training beside plain versions of the published loop
 	@$(BIN)/python benchmarks/causal.py
 	@$(BIN)/python benchmarks/autoregressive.py
 	@$(BIN)/python benchmarks/induction.py
+	@$(BIN)/python benchmarks/online.py
 
 device: .venv/ready  ## pages and tests on the device that JAX finds (ARGS="--jobs 8 --limit 600")
 	@$(BIN)/python scripts/device.py $(ARGS)
