@@ -89,6 +89,11 @@ def case(function, *arrays, **rest):
 # Functions with products.
 EXACT = {
     "theory.population_loss": case(theory.population_loss, SQUARE, n=N, moments=MOMENTS),
+    "theory.preconditioner": case(partial(theory.preconditioner, N), jnp.eye(D)),
+    "theory.preconditioned_loss": case(
+        theory.preconditioned_loss, normal(D, D), n=N, covariance=jnp.eye(D)
+    ),
+    "theory.shaped_loss": case(theory.shaped_loss, SQUARE, n=N, covariance=jnp.eye(D - 1)),
     "flow.integrate": case(lambda y: flow.integrate(velocity, y, TIMES), normal(2, 2)),
     "moments.quartic_loss": case(
         lambda layer, square: moments.quartic_loss(layer, quartic(square)), SQUARE, normal(D**6)

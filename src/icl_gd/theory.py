@@ -178,7 +178,7 @@ def _require_covariance(covariance):
 
 
 def _spread(n, covariance):
-    """G of E[S^2] = N^2 Lambda G: (1 + 1/N) Lambda + tr(Lambda)/N I."""
+    """B of E[S^2] = N^2 Lambda B: (1 + 1/N) Lambda + tr(Lambda)/N I."""
     identity = jnp.eye(len(covariance), dtype=covariance.dtype)
     return (1 + 1 / n) * covariance + jnp.trace(covariance) / n * identity
 
@@ -204,8 +204,8 @@ def preconditioned_loss(
 ) -> Float[Array, ""]:
     """Expected loss of the prediction 1/N w^T S A x_q with A = ``step``.
 
-    1/2 [tr Lambda - 2 tr(Lambda A Lambda) + tr(A Lambda A^T Lambda G)], inputs and
-    query from N(0, Lambda), G the inverse of ``preconditioner``. A multiple of the
+    1/2 [tr Lambda - 2 tr(Lambda A Lambda) + tr(A Lambda A^T Lambda B)], inputs and
+    query from N(0, Lambda), B the inverse of ``preconditioner``. A multiple of the
     identity is plain gradient descent.
     """
     _require.at_least(1, n=n)
