@@ -12,7 +12,7 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import timing
 
 from icl_gd import attention, constructions, fast, tasks, tokens
@@ -65,9 +65,9 @@ def main():
     timing.report("causal", lines, cost, setting=setting)
     if "--save" in sys.argv[1:]:
         about = records.provenance("python benchmarks/causal.py --save", setting=setting)
-        data = {"length": jnp.array(LENGTHS)}
+        data = {"length": np.array(LENGTHS)}
         for name, (ms, kib) in cost.items():
-            data |= {f"{name}_ms": jnp.array(ms), f"{name}_kib": jnp.array(kib)}
+            data |= {f"{name}_ms": np.array(ms), f"{name}_kib": np.array(kib)}
         records.save(timing.RECORDED / "causal_cost.json", records.Record(about, data))
 
 

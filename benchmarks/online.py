@@ -4,11 +4,11 @@
 
 A layer of 16 heads of 64, float32, batch 1, each form compiled and timed in turn, several times;
 the table gives medians in milliseconds, forwards and forwards with backwards (slopes for all five
-arguments), and the memory that the compiled program asks for beside its input and output. Then what
-the products of a form are of those that the device does in the same time in one large product, and
-the times divided by those of the recurrence: ratios are fair on a busy machine, milliseconds are
-not. With --save the numbers become the
-record that the chapter on chunks draws, one for a CPU and one for a GPU.
+arguments), and the memory that the compiled program asks for beside its input and output. Then the
+times divided by those of the recurrence, which are fair on a busy machine, as milliseconds are not;
+and how many multiply-adds a form does in a second, as a share of those of one large product. With
+--save the numbers become the record that the chapter on chunks draws, one for a CPU and one for a
+GPU.
 """
 
 import statistics
@@ -17,6 +17,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import timing
 from causal import milliseconds
 
@@ -116,12 +117,12 @@ def main():
 
 def save(peak, cost, setting):
     """The record of this kind of device."""
-    data = {"length": jnp.array(LENGTHS), "peak": jnp.array(peak)}
+    data = {"length": np.array(LENGTHS), "peak": np.array(peak)}
     for kind, end in PASSES.items():
         for name in forms(0):
             rows = [row[name] for row in cost[kind] if name in row]
             ms, mib = zip(*rows, strict=True)
-            data |= {f"{name}{end}_ms": jnp.array(ms), f"{name}{end}_mib": jnp.array(mib)}
+            data |= {f"{name}{end}_ms": np.array(ms), f"{name}{end}_mib": np.array(mib)}
     where = "cpu" if jax.default_backend() == "cpu" else "gpu"
     load = f"{timing.os.getloadavg()[0]:.1f} at the end"
     command = "python benchmarks/online.py --save"

@@ -121,3 +121,19 @@ def test_chunks_bear_a_strong_decay_in_single_precision():
     plain = lambda log: jnp.sum(online.outputs(online.DELTA, q, k, v, beta, jnp.exp(log)))
     for form in (lambda f: f(jnp.log(alpha)), lambda f: jax.grad(f)(jnp.log(alpha))):
         np.testing.assert_allclose(form(chunks), form(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_bear_keys_that_repeat():
+    """All writes but the first are what the values change by; powers of the system are huge."""
+    k = jnp.tile(jnp.array([0.6, 0.8], jnp.float32), (96, 1))
+    v = jax.random.normal(jax.random.key(1), (96, 2), jnp.float32)
+    one = jnp.ones(96, jnp.float32)
+    answers = online.chunkwise(k, k, v, one, one, chunk=96)
+    np.testing.assert_allclose(answers, v, rtol=1e-4, atol=1e-5)
+
+
+def test_no_chunk_calls_lapack():
+    """Its solves of many systems at once can wait for each other for ever on two cores."""
+    loss = lambda *parts: jnp.sum(online.chunkwise(*parts, chunk=6))
+    program = jax.jit(jax.grad(loss, argnums=range(5))).lower(Q, K, V, BETA, ALPHA).as_text()
+    assert "lapack" not in program and "triangular_solve" not in program

@@ -420,6 +420,8 @@ def test_record_is_that_of_the_run(name):
 def test_every_record_can_be_made_again():
     recorded = {path.stem for path in reproduce.RECORDED.glob("*.json")}
     measured = {"causal_cost": "python benchmarks/causal.py --save"}
+    devices = {"chunks_cpu", "chunks_gpu"} & recorded
+    measured |= dict.fromkeys(devices, "python benchmarks/online.py --save")
     assert recorded == set(reproduce.RUNS) | set(measured)
     for name in recorded:
         about = records.load(name).about

@@ -221,9 +221,9 @@ def chunkwise(
 
 
 def _writes(k, v, beta, since, c):
-    """A and B of U = A - B S^T, for every chunk at once.
+    """F and B of Z = F - B S^T, the rows of Z being the u, for every chunk at once.
 
-    (I + L) U = diag(beta) (V - diag(c) K S^T), L_ts = beta_t (c_t / c_s) k_t . k_s for
+    (I + A) Z = diag(beta) (V - diag(c) K S^T), A_ts = beta_t (c_t / c_s) k_t . k_s for
     s < t: one triangular system, whatever S is.
     """
     lower = jnp.tril(beta * since * (k @ k.mT), -1)
@@ -239,9 +239,9 @@ def _writes(k, v, beta, since, c):
 
 
 def _inverse(lower):
-    """(I + L)^-1 for many L at once, from blocks of 1, 2, 4, ... rows.
+    """(I + A)^-1 for many A at once, from blocks of 1, 2, 4, ... rows.
 
-    [[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. LAPACK's solve is as exact,
+    [[D, 0], [G, E]]^-1 = [[D^-1, 0], [-E^-1 G D^-1, E^-1]]. LAPACK's solve is as exact,
     but many of them at once can block a machine of two cores for good (JAX 0.10).
     """
     many, size = lower.shape[:2]
@@ -251,8 +251,8 @@ def _inverse(lower):
     inverse = jnp.ones((2**doublings, many, 1, 1), lower.dtype)
     for rows in (2**i for i in range(doublings)):
         at = jnp.arange(len(inverse) // 2)
-        b = lower.reshape(many, len(at), 2 * rows, len(at), 2 * rows)
-        b = b[:, at, rows:, at, :rows]
-        a, d = inverse[0::2], inverse[1::2]
-        inverse = jnp.block([[a, jnp.zeros_like(a)], [-d @ b @ a, d]])
+        g = lower.reshape(many, len(at), 2 * rows, len(at), 2 * rows)
+        g = g[:, at, rows:, at, :rows]
+        d, e = inverse[0::2], inverse[1::2]
+        inverse = jnp.block([[d, jnp.zeros_like(d)], [-e @ g @ d, e]])
     return inverse[0, :, :size, :size]
