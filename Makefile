@@ -65,6 +65,9 @@ device: .venv/ready  ## pages and tests on the device that JAX finds (ARGS="--jo
 mutants: .venv/ready  ## change the package, one sign or index at a time, and see the tests fail
 	@$(BIN)/python scripts/mutants.py
 
+peers: .venv-peers/ready  ## hold the layers against published code in Torch (its own environment)
+	@JAX_PLATFORMS=cpu .venv-peers/bin/python scripts/peers.py $(ARGS)
+
 test-minimum: .venv-minimum/ready  ## the package's tests and the notebooks at Colab's versions
 	@$(call test_package,.venv-minimum)
 
@@ -103,6 +106,16 @@ clean:  ## remove the built book, the environments and the caches
 	@$(call install_held,.venv-floors,floors)
 	@touch $@
 
+# For Linux PyPI has only the Torch for CUDA, many times as large as the one for CPUs, which is in
+# an index of its own; where that cannot be reached, pip takes what it finds.
+.venv-peers/ready: requirements.txt pyproject.toml scripts/peers.txt
+	@$(call new_environment,.venv-peers,$(PYTHON))
+	@echo "Installing Torch and the versions of scripts/peers.txt into .venv-peers (once, minutes)"
+	@.venv-peers/bin/python -m pip install -qq --no-deps --retries 1 \
+		--extra-index-url https://download.pytorch.org/whl/cpu "$$(grep ^torch== scripts/peers.txt)"
+	@.venv-peers/bin/python -m pip install -qq -c requirements.txt -r scripts/peers.txt -e .
+	@touch $@
+
 .venv-newest/ready:
 	@$(call new_environment,.venv-newest,$(call python,3.13),3.13)
 	@touch $@
@@ -139,5 +152,5 @@ $(1)/bin/python scripts/check_pages.py || failed=1; \
 exit $$failed
 endef
 
-.PHONY: help book pdf test notebooks serve reproduce bench device mutants test-minimum test-floors \
-	test-newest clean
+.PHONY: help book pdf test notebooks serve reproduce bench device mutants peers test-minimum \
+	test-floors test-newest clean
