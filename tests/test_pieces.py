@@ -22,6 +22,7 @@ PIECES = {
     "scrub": "construction/trained",
     "spectrum-bench": "construction/depth",
     "portrait": "dynamics/emergence",
+    "learning-hand": "online/learning_curves",
 }
 WORDS = {"a-word": "induction/circuit", "bridge-word": "induction/bridge"}
 each_piece = pytest.mark.parametrize("name, page", PIECES.items())
@@ -238,6 +239,62 @@ def test_portrait_starts_where_it_is_pressed(piece):
         y = y0 + (y1 - y0) * (b + 2.6) / 5.2
         pad.click(position={"x": x * unit, "y": y * unit})
         assert said(figure).startswith(f"From ({a:.1f}, {b:.1f})")
+
+
+def error_by_writes(rule, beta, noise, rho, t, d=10):
+    """s - 2 p + 1 with p and s summed over all writes and pairs of writes, for Gaussian keys.
+
+    A write that is j pairs old has been turned j times by I - beta k k^T: by 1 - beta on average,
+    by keeps on average of squares; where a later write meets an older one, by 1 - beta (d + 2).
+    """
+    corrects = float(rule == "delta")
+    shrinks, meets = 1 - corrects * beta, 1 - corrects * beta * (d + 2)
+    keeps = 1 - corrects * (2 * beta - beta**2 * (d + 2))
+    age = np.arange(t)[::-1]
+    p = beta * np.sum((rho * shrinks) ** age)
+    s = beta**2 * (d + 2 + noise) * np.sum(keeps**age)
+    for later in range(t):
+        since = np.arange(1, later + 1)
+        crossed = rho**since * shrinks ** (since - 1) * meets
+        s += 2 * beta**2 * keeps ** age[later] * np.sum(crossed)
+    return s - 2 * p + 1
+
+
+def test_hand_has_the_errors_of_sums_over_writes(piece):
+    figure = piece("learning-hand", PIECES["learning-hand"])
+    for rule, beta, noise, rho in [
+        ("sum", 0.02, 0, 1),
+        ("sum", 0.16, 2, 0.9),
+        ("delta", 0.08, 0, 1),
+        ("delta", 0.12, 0.5, 1),
+        ("delta", 0.16, 2, 0.98),
+    ]:
+        figure.get_by_label(rule, exact=True).check()
+        move(figure, s0=beta, s1=noise, s2=rho)
+        curve = [error_by_writes(rule, beta, noise, rho, t) for t in range(41)]
+        assert number(said(figure), "after 40 pairs") == pytest.approx(
+            curve[-1], rel=1e-4, abs=6e-4
+        )
+        assert number(said(figure), "Least was") == pytest.approx(min(curve), abs=6e-4)
+        assert int(number(said(figure), ", after")) == int(np.argmin(curve))
+        seen = figure.locator("path[data-m].line.theory").first.get_attribute("d")
+        heights = [float(y) for y in re.findall(r"[ML][-\d.]+ ([-\d.]+)", seen)]
+        expected = 196 - 188 * (np.log10(curve[::2]) + 2) / 4
+        np.testing.assert_allclose(heights, np.clip(expected, -90, 330), atol=0.4)
+        spread = number(said(figure), "is left,")
+        state, teacher = run_by_hand(rule, beta, noise, rho)
+        assert spread == pytest.approx(np.mean((state - teacher) ** 2), rel=1e-3, abs=6e-4)
+
+
+def run_by_hand(rule, beta, noise, rho, t=40, d=10):
+    """The page's run in a loop of NumPy: the last state, and the last teacher."""
+    z = np.random.default_rng(6).normal(size=(1, t, 2 * d + 1))[0]
+    state, teacher = np.zeros(d), z[0, d:-1]
+    for at, (k, move, epsilon) in enumerate(zip(z[:, :d], z[:, d:-1], z[:, -1], strict=True)):
+        teacher = rho * teacher + np.sqrt(1 - rho**2) * move if at else teacher
+        answer = state @ k if rule == "delta" else 0.0
+        state = state - beta * (answer - teacher @ k - np.sqrt(noise) * epsilon) * k
+    return state, teacher
 
 
 @each_word
