@@ -12,17 +12,12 @@ from chapters import BOOK, FENCE, ROOT, prose
 PAGES = re.findall(
     r"book/((?:construction|dynamics|induction|online)/\w+)", (ROOT / "_toc.yml").read_text()
 )
-<<<<<<< HEAD
 PARTS = {
     "Part I": "construction",
     "Part II": "dynamics",
     "Part III": "induction",
     "Part IV": "online",
 }
-=======
-PARTS = {"Part I": "construction", "Part II": "dynamics", "Part III": "induction",
-         "Part IV": "online"}  # fmt: skip
->>>>>>> learning_curves
 INDICES = set("ijklts")  # below a letter of the tables they make no symbol of their own
 GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|"
