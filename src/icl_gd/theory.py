@@ -168,9 +168,10 @@ def _require_covariance(covariance):
         return
     given = np.asarray(covariance, float)
     values = np.linalg.eigvalsh(given)
-    slack = 1e-5 * np.abs(values).max()  # 3 mutants: above the rounding of float32
-    alike = np.abs(given - given.T).max() <= slack
-    if not (alike and values.min() >= -slack and values.max() > 0):
+    slack = 1e-5 * np.abs(values).max()  # mutant: above the rounding of float32
+    alike = np.abs(given - given.T).max() <= slack  # 2 mutants: a size, about so
+    positive = values.min() >= -slack and values.max() > 0  # mutant: about so
+    if not (alike and positive):
         raise ValueError(
             "covariance must be symmetric, without negative eigenvalues and not zero, "
             f"got {covariance}"
@@ -211,9 +212,9 @@ def preconditioned_loss(
     _require.at_least(1, n=n)
     _require.finite(step=step)
     _require_covariance(covariance)
-    first = jnp.trace(covariance @ step @ covariance)
-    bend = covariance @ _spread(n, covariance)
-    second = jnp.trace(step @ covariance @ step.T @ bend)
+    first = jnp.trace(covariance @ step @ covariance)  # 2 mutants: the same trace
+    bend = covariance @ _spread(n, covariance)  # mutant: they commute
+    second = jnp.trace(step @ covariance @ step.T @ bend)  # mutant: the same trace
     return 0.5 * (jnp.trace(covariance) - 2 * first + second)
 
 
@@ -234,11 +235,13 @@ def shaped_loss(
     square = covariance @ covariance
     # E[S B S], E[S tr S] and E[(w^T S w)^2]
     sbs = n * (n + 1) * covariance @ b @ covariance
-    sbs += n * jnp.trace(covariance @ b) * covariance
+    sbs += n * jnp.trace(covariance @ b) * covariance  # mutant: the same trace
     s_trace = n**2 * total * covariance + 2 * n * square
     w_s_w = n * (n + 2) * (total**2 + 2 * jnp.trace(square))
-    even = p_x @ sbs @ p_x + p_y**2 * w_s_w * (q_y @ covariance @ q_y)
-    even += 2 * p_y * (p_x @ s_trace @ q_x @ covariance @ q_y)
+    even = p_x @ sbs @ p_x  # 2 mutants: sbs is symmetric
+    even += p_y**2 * w_s_w * (q_y @ covariance @ q_y)  # 2 mutants: so is covariance
+    cross = p_x @ s_trace @ q_x @ covariance @ q_y  # 3 mutants: the same number
+    even += 2 * p_y * cross
     return odd + 0.5 * even
 
 
