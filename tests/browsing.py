@@ -12,7 +12,8 @@ SITE = ROOT / "_build" / "html"
 PAGES = sorted(p.relative_to(SITE).as_posix() for p in (SITE / "book").rglob("*.html"))
 each_page = pytest.mark.parametrize("page", PAGES)
 
-CHAPTERS = [page for page in PAGES if re.match(r"book/(construction|dynamics|induction)/", page)]
+PARTS = re.compile(r"book/(construction|dynamics|induction|online)/")
+CHAPTERS = [page for page in PAGES if PARTS.match(page)]
 each_chapter = pytest.mark.parametrize("page", CHAPTERS)
 
 PHONE = {"width": 390, "height": 844}

@@ -2,7 +2,7 @@
 // the search page loads after searchtools.js. What is read comes before what is looked up, a
 // function is found by its own name, and excerpts are taken from the text of a page.
 
-const PARTS = [/^book\/(construction|dynamics|induction)\//, /^book\/(index|closing)$/, /^book\//];
+const PARTS = [/^book\/(construction|dynamics|induction|online)\//, /^book\/(index|closing)$/, /^book\//];
 const written = (query) =>
   query.replace(/\bICL\b/gi, "in-context learning").replace(/\bGD\b(?!\+)/gi, "gradient descent");
 const asked = () =>
