@@ -137,3 +137,15 @@ def test_no_chunk_calls_lapack():
     loss = lambda *parts: jnp.sum(online.chunkwise(*parts, chunk=6))
     program = jax.jit(jax.grad(loss, argnums=range(5))).lower(Q, K, V, BETA, ALPHA).as_text()
     assert "lapack" not in program and "triangular_solve" not in program
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, jnp.float64])
+def test_a_number_for_a_rate_leaves_the_type(kind):
+    q, k, v = (a.astype(kind) for a in (Q, K, V))
+    found = [
+        online.chunkwise(q, k, v, 0.3, chunk=6),
+        online.mesa(q, k, v, 0.5, 0.9),
+        *(online.outputs(rule, q, k, v, 0.3, 0.9) for rule in (online.SUM, online.LEAST_SQUARES)),
+    ]
+    assert {a.dtype for a in found} == {jnp.dtype(kind)}
+    np.testing.assert_allclose(found[0], online.outputs(online.DELTA, Q, K, V, 0.3), atol=1e-5)

@@ -103,15 +103,22 @@ def _require_rates(length, beta, alpha):
             )
 
 
+def _rates(keys, values, beta, alpha):
+    """beta and alpha for every pair, of the type of all that is combined."""
+    kind = jnp.result_type(keys, values, beta, alpha)
+    spread = lambda rate: jnp.broadcast_to(jnp.asarray(rate, kind), len(keys))
+    return spread(beta), spread(alpha)
+
+
 def _scan(rule, look, keys, values, beta, alpha, start, seen):
     """What ``look(state, what is seen there)`` gives after every pair."""
     length, dim = keys.shape
     _require_rule(rule, length, beta, alpha)
+    rates = _rates(keys, values, beta, alpha)
     if start is None:
-        start = jnp.zeros((values.shape[1], dim), jnp.result_type(values, beta))
+        start = jnp.zeros((values.shape[1], dim), rates[0].dtype)
     _require.as_wide_as((keys, values, beta, alpha), start=start)
     metric = beta * jnp.eye(dim, dtype=start.dtype) if rule.metric else None
-    rates = jnp.broadcast_to(beta, length), jnp.broadcast_to(alpha, length)
     batch = length if rule.batch is None else rule.batch
 
     def read_pair(memory, pair):
@@ -174,7 +181,8 @@ def mesa(
     _require.between(0, 1, gamma=gamma)
     read = partial(states, SUM, keys, beta=1.0, alpha=gamma)
     g, h = read(values), read(keys)
-    solve = lambda g, h, q: g @ jnp.linalg.solve(h + ridge * jnp.eye(len(h)), q)
+    kept = ridge * jnp.eye(len(keys.T), dtype=h.dtype)
+    solve = lambda g, h, q: g @ jnp.linalg.solve(h + kept, q)
     return jax.vmap(solve)(g, h, queries)
 
 
@@ -199,7 +207,7 @@ def chunkwise(
     _require.at_least(1, chunk=chunk)
     if length % chunk:
         raise ValueError(f"chunk must divide length = {length}, got {chunk}")
-    rates = jnp.broadcast_to(beta, length), jnp.broadcast_to(alpha, length)
+    rates = _rates(keys, values, beta, alpha)
     cut = lambda rows: rows.reshape(length // chunk, chunk, *rows.shape[1:])
     q, k, v, beta, alpha = map(cut, (queries, keys, values, *rates))
     log_c = jnp.cumsum(jnp.log(alpha), axis=1)
@@ -215,7 +223,7 @@ def chunkwise(
         read = c * (q @ state.T) + (since * (q @ k.T)) @ u
         return c[-1] * state + u.T @ (since[-1, :, None] * k), read
 
-    state = jnp.zeros((v.shape[-1], dim), v.dtype)
+    state = jnp.zeros((v.shape[-1], dim), c.dtype)
     _, read = jax.lax.scan(read_chunk, state, (q, k, c, since, free, bound))
     return read.reshape(length, -1)
 
