@@ -61,8 +61,7 @@ def learning_curve(
     if rule not in [Rule(batch=None), Rule()]:
         raise ValueError(f"rule must be online.SUM or online.DELTA, got {rule}")
     _require_law(law, noise, rho)
-    _require.finite(beta=beta)
-    _require.between(0, 1, alpha=alpha)
+    _require.finite(beta=beta, alpha=alpha)
     (m, c), own = law, float(rule.batch == 1)
 
     def read(moments, rates):

@@ -93,8 +93,8 @@ def _require_rule(rule, length, beta, alpha):
 
 
 def _require_rates(length, beta, alpha):
-    _require.finite(beta=beta)
-    _require.between(0, 1, alpha=alpha)
+    _require.finite(beta=beta, alpha=alpha)
+    _require.at_least(0, alpha=alpha)
     for name, rate in {"beta": beta, "alpha": alpha}.items():
         if jnp.shape(rate) not in [(), (length,)]:
             raise ValueError(
@@ -144,7 +144,7 @@ def states(
 ) -> Float[Array, "length outputs dim"]:
     """The state after every pair, from ``start`` on (0 if None).
 
-    beta and alpha are one number or one for a pair. alpha is in [0, 1].
+    beta and alpha are one number or one for a pair; alpha is not negative.
     """
     return _scan(rule, lambda state, _: state, keys, values, beta, alpha, start, None)
 
