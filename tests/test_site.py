@@ -3,6 +3,7 @@
 import re
 from urllib.parse import quote
 
+import nbformat
 import pytest
 from browsing import (
     DESK,
@@ -184,6 +185,18 @@ def test_the_site_is_small():
     shipped = [path for path in SITE.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in shipped) < 25e6
     assert not [path for path in shipped if path.suffix == ".map"]
+
+
+def test_notebooks_to_download_are_whole_and_not_executed():
+    offered = sorted((SITE / "_sources").rglob("*.ipynb"))
+    assert len(offered) == len(list((ROOT / "book").glob("[!.]*/*.ipynb"))) + 1  # the index
+    for path in offered:
+        there, here = (
+            nbformat.read(place, as_version=4)
+            for place in (path, ROOT / path.relative_to(SITE / "_sources"))
+        )
+        assert [cell.source for cell in there.cells] == [cell.source for cell in here.cells]
+        assert not any(cell.get("outputs") for cell in there.cells)
 
 
 def test_executable_pages_open_in_colab_and_binder():
