@@ -3,7 +3,8 @@
 Setting: labels y = w x + noise with a teacher w of N(0, 1) entries; inputs are
 independent of each other, with E x x^T = m I and E ||x||^2 x x^T = c I (``Law``); label
 noise has variance sigma^2 (``noise``). The error is e = E ||S - w||^2 / d for a state S
-that begins at 0: the share that is left of the loss on a fresh input, for each output.
+that begins at 0: the share that is left of the loss on a fresh input, for each output
+(label noise not counted).
 The teacher may drift, w <- rho w + sqrt(1 - rho^2) N(0, I) before every pair.
 """
 
@@ -41,6 +42,11 @@ def _require_law(law, noise, rho):
     _require.positive(m=law.m, c=law.c)
     _require.at_least(0, noise=noise)
     _require.between(0, 1, rho=rho)
+
+
+def _require_disturbed(law, noise):
+    """Raises where one pair says all: one dimension, keys of one length, no noise."""
+    _require.positive(**{"c + noise m - m^2": law.c + noise * law.m - law.m**2})
 
 
 def learning_curve(
@@ -82,10 +88,11 @@ def best_sum(t: Numbers, law: Law, noise: Scalar = 0.0) -> Numbers:
     """The error of t pairs summed at the step size that is best for t.
 
     1 - t m^2 / (c + sigma^2 m + (t - 1) m^2); for Gaussian inputs (d + 1 + sigma^2) /
-    (t + d + 1 + sigma^2).
+    (t + d + 1 + sigma^2). Raises unless c + sigma^2 m > m^2.
     """
     _require.at_least(0, t=t)
     _require_law(law, noise, 1.0)
+    _require_disturbed(law, noise)
     m, c = law
     return 1 - t * m**2 / (c + noise * m + (t - 1) * m**2)
 
@@ -96,10 +103,12 @@ def best_delta(
     """The best step sizes of a delta layer, pair by pair, and the errors they leave.
 
     Its best decay is rho. With f = rho^2 e + 1 - rho^2, the error before the pair,
-    beta = m f / (c f + sigma^2 m) leaves e = (1 - beta m) f.
+    beta = m f / (c f + sigma^2 m) leaves e = (1 - beta m) f. Raises unless
+    c + sigma^2 m > m^2.
     """
     _require.at_least(1, length=length)
     _require_law(law, noise, rho)
+    _require_disturbed(law, noise)
     m, c = law
 
     def read(e, _):
@@ -115,9 +124,10 @@ def best_decay(rho: Numbers, law: Law, noise: Scalar = 0.0) -> Numbers:
     """The decay with which a sum, at its best step size, errs least in the long run.
 
     alpha + 1 / alpha = (k + (k - 2) rho^2) / ((k - 1) rho) with k = (c + sigma^2 m) /
-    m^2, and alpha <= 1. rho > 0.
+    m^2, and alpha <= 1. rho > 0. Raises unless c + sigma^2 m > m^2, that is k > 1.
     """
     _require_law(law, noise, rho)
+    _require_disturbed(law, noise)
     _require.positive(rho=rho)
     k = (law.c + noise * law.m) / law.m**2
     half = (k + (k - 2) * rho**2) / (2 * (k - 1) * rho)
