@@ -78,3 +78,10 @@ def test_best_decay_is_where_the_lasting_error_is_least(law, rho):
     best = curves.best_decay(rho, law, NOISE)
     assert abs(jax.grad(lasting)(best)) < 1e-9
     assert lasting(best) < lasting(best - 0.01) and lasting(best) < lasting(best + 0.005)
+
+
+def test_best_decay_near_one_is_exact_in_single_precision():
+    for rho in (0.99, 0.9999, 1.0):
+        double, single = (curves.best_decay(np.asarray(rho, kind), GAUSSIAN) for kind in "df")
+        assert single.dtype == jnp.float32
+        np.testing.assert_allclose(single - 1, double - 1, rtol=2e-3)

@@ -130,5 +130,5 @@ def best_decay(rho: Numbers, law: Law, noise: Scalar = 0.0) -> Numbers:
     _require_disturbed(law, noise)
     _require.positive(rho=rho)
     k = (law.c + noise * law.m) / law.m**2
-    half = (k + (k - 2) * rho**2) / (2 * (k - 1) * rho)
-    return half - jnp.sqrt(half**2 - 1)
+    above = (1 - rho) * (k - (k - 2) * rho) / (2 * (k - 1) * rho)  # (a + 1/a) / 2 - 1
+    return 1 + above - jnp.sqrt(above * (above + 2))

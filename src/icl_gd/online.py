@@ -54,12 +54,13 @@ def step(
     beta: Scalar,
     alpha: Scalar = 1.0,
 ) -> Memory:
-    """One pair: S <- alpha S - (S_b k - v) g^T, with S_b of the batch's start.
+    """One pair: S <- alpha S - (S_b k - v) g^T; S_b, of the batch's start, decays too.
 
-    g = beta k, for an implicit step beta k / (1 + beta ||k||^2): it minimises 1/2 ||S k
-    - v||^2 + ||S - alpha S_b||^2 / (2 beta). The step that remembers its metric has g =
-    P k / (1 + k^T P k) with P <- P / alpha before and P <- P - g k^T P after it; there
-    alpha discounts the pairs and not S, and beta is where P = beta I begins.
+    g = beta k, for an implicit step beta k / (1 + beta ||k||^2): the new state X has
+    the least 1/2 ||X k - v||^2 + ||X - alpha S||^2 / (2 beta). The step that remembers
+    its metric has g = P k / (1 + k^T P k) with P <- P / alpha before and P <- P - g k^T
+    P after it; there alpha discounts the pairs and not S, and beta is where P = beta I
+    begins.
     """
     state, began, metric = memory
     if rule.metric:
