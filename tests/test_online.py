@@ -61,6 +61,14 @@ def test_within_a_batch_pairs_add_up_as_they_come():
     close(states[5], states[3] - 0.1 * sum(jax.grad(inner)(states[3], K[t], V[t]) for t in (4, 5)))
 
 
+def test_the_start_of_a_batch_decays_with_the_state():
+    state = began = START
+    for t, (k, v, beta, alpha) in enumerate(zip(K, V, BETA, ALPHA, strict=True)):
+        began = alpha * (began if t % 4 else state)
+        state = alpha * state - beta * jax.grad(inner)(began, k, v)
+    close(online.states(online.Rule(batch=4), K, V, BETA, ALPHA, START)[-1], state)
+
+
 def test_a_proximal_step_minimises_the_loss_beside_the_way_it_goes():
     states = online.states(online.PROXIMAL, K, V, BETA, ALPHA, START)
     before = jnp.concatenate([START[None], states[:-1]]) * ALPHA[:, None, None]
