@@ -199,8 +199,9 @@ def chunkwise(
 
     In a chunk that begins with S, and with c_t = alpha_1 ... alpha_t in it, S_t = c_t S
     + sum_{s <= t} (c_t / c_s) u_s k_s^T, where u_t = beta_t (v_t - alpha_t S_{t-1} k_t)
-    is what is written: ``_writes``. From chunk to chunk S goes by products of matrices.
-    alpha is positive. Yang et al. (2024), arXiv:2406.06484 and arXiv:2412.06464.
+    is what is written: ``_writes``. Only u and the next S wait for the chunk before;
+    answers are read for all chunks at once. alpha is positive. Yang et al. (2024),
+    arXiv:2406.06484 and arXiv:2412.06464.
     """
     length, dim = keys.shape
     _require_rates(length, beta, alpha)
@@ -217,15 +218,16 @@ def chunkwise(
     since = jnp.exp(jnp.where(causal, over, -jnp.inf))  # c_t / c_s
     c = jnp.exp(log_c)[..., None]
     free, bound = _writes(k, v, beta[..., None], since, c)
+    left, late = c[:, -1:], since[:, -1, :, None] * k
 
-    def read_chunk(state, parts):
-        q, k, c, since, free, bound = parts
+    def pass_chunk(state, parts):
+        left, late, free, bound = parts
         u = free - bound @ state.T
-        read = c * (q @ state.T) + (since * (q @ k.T)) @ u
-        return c[-1] * state + u.T @ (since[-1, :, None] * k), read
+        return left * state + u.T @ late, (state, u)
 
     state = jnp.zeros((v.shape[-1], dim), c.dtype)
-    _, read = jax.lax.scan(read_chunk, state, (q, k, c, since, free, bound))
+    _, (state, u) = jax.lax.scan(pass_chunk, state, (left, late, free, bound))
+    read = c * (q @ state.mT) + (since * (q @ k.mT)) @ u
     return read.reshape(length, -1)
 
 
