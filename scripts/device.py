@@ -127,8 +127,9 @@ def forget_precision():
 
     begin = setup.begin
 
-    def without(x64=False):
-        begin(x64)
+    @functools.wraps(begin)
+    def without(*values, **named):
+        begin(*values, **named)
         jax.config.update("jax_default_matmul_precision", None)
 
     setup.begin = without
