@@ -17,6 +17,7 @@ beartype: no Jupyter, so that it runs on a bare machine.
 import argparse
 import ast
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -107,9 +108,10 @@ def note_claims(failed):
 
     strict = claims.check
 
-    def check(claim, measured, expected):
+    @functools.wraps(strict)
+    def check(claim, *values, **named):
         try:
-            strict(claim, measured, expected)
+            strict(claim, *values, **named)
         except claims.ClaimError as error:
             failed.append(": ".join(str(error).split(": ")[:2])[:120])
             print(f"✗ {claim}")
@@ -125,8 +127,9 @@ def forget_precision():
 
     begin = setup.begin
 
-    def without(x64=False):
-        begin(x64)
+    @functools.wraps(begin)
+    def without(*values, **named):
+        begin(*values, **named)
         jax.config.update("jax_default_matmul_precision", None)
 
     setup.begin = without

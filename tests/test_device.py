@@ -185,6 +185,19 @@ def test_a_page_goes_on_after_what_fails(tmp_path):
     assert len(report["seconds"]) == report["cells"] == 4
 
 
+def test_a_claim_is_given_what_it_excludes(tmp_path):
+    """Each once: it holds, it fails, and the hypothesis that it excludes passes too."""
+    checks = [("1.0", "0.0"), ("0.0", "0.0"), ("1.0", "2.0")]
+    cell = "".join(
+        f"claims.check('own-rows-matter', {measured}, expected=0.5, wrong={wrong})\n"
+        for measured, wrong in checks
+    )
+    printed = "✓ own-rows-matter: ≥ 0.5\n✗ own-rows-matter\n✗ own-rows-matter\n"
+    report = run(tmp_path, [("from icl_gd.book import claims", ""), (cell, printed)])
+    assert report["errors"] == report["differ"] == []
+    assert [claim.split(": ")[1][:9] for claim in report["claims"]] == ["expected ", "passed by"]
+
+
 @pytest.mark.parametrize(
     "flags, holds", [(["--tf32", "--no-setup"], False), (["--tf32"], True), ([], True)]
 )

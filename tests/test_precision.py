@@ -342,6 +342,24 @@ def test_a_card_is_asked_for_one_kernel_a_product(monkeypatch):
         assert os.environ["XLA_FLAGS"] == f"{theirs} --xla_gpu_enable_triton_gemm=false"
 
 
+@pytest.mark.parametrize("processor", [False, True])
+def test_a_page_can_ask_for_the_processor(processor):
+    """Two processors stand in for a GPU and a processor, the second of which is asked for."""
+    program = (
+        "import jax\n"
+        "from icl_gd.book import setup\n"
+        "jax.config.update('jax_num_cpu_devices', 2)\n"
+        "devices = jax.devices\n"
+        "jax.devices = lambda kind=None: devices()[::-1] if kind == 'cpu' else devices()\n"
+        f"setup.begin(processor={processor})\n"
+        "x = jax.numpy.arange(3.0) + 1\n"
+        f"assert x.devices() == {{devices()[{int(processor)}]}}, x.devices()\n"
+        "setup.begin()\n"
+        "assert jax.numpy.ones(3).devices() == {devices()[0]}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_the_flags_come_before_the_devices():
     """A page's first cell imports the package and begins; devices are looked for after that."""
     program = (

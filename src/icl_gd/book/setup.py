@@ -35,8 +35,12 @@ def cublas() -> None:
         os.environ["XLA_FLAGS"] = " ".join(given + new)
 
 
-def begin(x64: bool = False) -> None:
+def begin(x64: bool = False, processor: bool = False) -> None:
     """Sets the style, float32-exact matrix products, and double precision or not.
+
+    ``processor``: the page computes there, also where JAX has found a GPU. Thousands of
+    small steps, each of which waits for the one before it, are slower on a GPU, and
+    programs take longer to compile for it.
 
     Many cards multiply float32 matrices in a shorter format (TF32, 10 bits of mantissa)
     unless they are asked not to. A page asks, so that its verdicts are the same on all
@@ -45,4 +49,6 @@ def begin(x64: bool = False) -> None:
     cublas()
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_enable_x64", x64)
+    where = jax.devices("cpu")[0] if processor else None
+    jax.config.update("jax_default_device", where)
     plots.use_style()
