@@ -2,8 +2,8 @@
 
 Modules, each of which imports only those before it: ``tasks``, ``corpus``, ``tokens``,
 ``attention``, ``fast``, ``online``, ``induction``, ``descent``, ``constructions``,
-``theory``, ``curves``, ``moments``, ``flow``, ``training``, ``measures``; what only
-pages use is in ``icl_gd.book``.
+``theory``, ``curves``, ``moments``, ``flow``, ``training``, ``measures``, ``real``;
+what only pages use is in ``icl_gd.book``.
 Functions treat one example; ``jax.vmap`` adds the batch, once, in the caller. What
 their signatures say is checked when they are called or traced (``_annotations``).
 
