@@ -5,6 +5,8 @@ import struct
 
 import numpy as np
 
+from icl_gd import real
+
 CODES = {"u4": 4, "i4": 5, "f4": 6, "?": 7, "u8": 10, "f8": 12}
 F32, Q4_1, Q8_0 = 0, 3, 8
 SIZES = {F32: (1, 4), Q4_1: (32, 20), Q8_0: (32, 34)}  # weights of a block, its bytes
@@ -109,3 +111,18 @@ def a_file(folder, meta=None, tensors=None, **changed):
     path = folder / "tiny.gguf"
     path.write_bytes(gguf(whole[0] | (meta or {}), whole[1] | (tensors or {})))
     return path
+
+
+def a_model(layers=2, groups=1, heads=2, size=4, width=6, hidden=5, vocabulary=8, positions=16):
+    """Random weights in double precision, without a file."""
+    draw = np.random.default_rng(0).normal
+    of_all = lambda *shape: draw(size=(layers, *shape))
+    shared, own = (groups, size, width), (groups, heads, size, width)
+    layer = real.Layer(
+        of_all(width), of_all(*own), of_all(*shared), of_all(*shared),
+        of_all(groups, heads, width, size), of_all(width), of_all(hidden, width),
+        of_all(hidden, width), of_all(width, hidden),
+    )  # fmt: skip
+    turn = np.exp(1j * np.outer(np.arange(positions), 0.1 ** np.arange(size // 2)))
+    embed = draw(size=(vocabulary, width))
+    return real.Llama(embed, layer, draw(size=width), turn, np.array(1e-5))

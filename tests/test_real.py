@@ -2,20 +2,17 @@
 
 import inspect
 import json.decoder
-import os
-import tracemalloc
 from importlib.metadata import PackageNotFoundError
 
 import jax
 import jax.numpy as jnp
 import llamas
 import numpy as np
+import peer_model
+import peers
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from icl_gd import _gguf, _tokenizer, real
-from icl_gd._annotations import Misfit
+from icl_gd import real
 
 TOKENS = np.array([0, 5, 3, 7, 7, 1, 6])
 SHAPE = {"layers": 2, "heads": 6, "groups": 2, "size": 4, "hidden": 64}
@@ -198,214 +195,12 @@ def test_to_stop_before_a_layer_and_go_on_is_the_whole(tiny):
         assert none is None
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"tokens": np.array([0, 8])}, r"tokens must be between 0 and 7, got \[0 8\]"),
-        ({"tokens": np.array([-1])}, r"tokens must be between 0 and 7, got \[-1\]"),
-        ({"tokens": np.zeros(17, int)}, "context must be between 1 and 16, got 17"),
-        ({"tokens": np.zeros(0, int)}, "context must be between 1 and 16, got 0"),
-        ({"tokens": np.zeros(2)}, r"tokens must be Int\[Array, 'context'\], got float64\[2\]"),
-        ({"keep": np.full(HEADS, 2.0)}, "keep must be between 0 and 1"),
-        ({"keep": np.ones((2, 3, 2))}, r"keep must be Float\[Array, 'layers groups heads'\]"),
-        ({"keep": np.ones((3, 2, 3))}, "layers is 2 in model.layers.norm but 3 in keep"),
-        ({"instead": np.ones((*HEADS, 3))}, "size is 4 in .* but 3 in instead"),
-    ],
-)
-def test_what_does_not_fit_is_named(tiny, change, message):
-    with pytest.raises((ValueError, Misfit), match=message):
-        real.run(**{"model": tiny[0], "tokens": TOKENS, **change})
-
-
 def test_what_is_too_long_is_named_where_it_is_compiled(tiny):
     with pytest.raises(ValueError, match="context must be between 1 and 16, got 17"):
         jax.jit(real.run)(tiny[0], np.zeros(17, int))
 
 
-@pytest.mark.parametrize("first, last", [(-1, 2), (0, 3), (2, 1)])
-def test_layers_that_do_not_exist_are_named(tiny, first, last):
-    with pytest.raises(ValueError, match=r"(first|last) must be between 0 and"):
-        real.through(tiny[0], tiny[0].embed[TOKENS], first=first, last=last)
-
-
-# Weights in blocks.
-
-
-def halves(*numbers):
-    return np.array(numbers, "<f2").tobytes()
-
-
-@pytest.mark.parametrize(
-    "kind, data, expected",
-    [
-        (0, np.array([1.5, -2, 0], "<f4").tobytes(), [1.5, -2, 0]),
-        (8, halves(0.5) + bytes([0, 1, 255, 128, 127] + 27 * [2]),
-         [0, 0.5, -0.5, -64, 63.5] + 27 * [1]),
-        (3, halves(0.25, -3) + bytes([0x10, 0xF4] + 14 * [0x28]),
-         [-3, -2] + 14 * [-1] + [-2.75, 0.75] + 14 * [-2.5]),
-    ],
-)  # fmt: skip
-def test_blocks_are_what_the_format_says(kind, data, expected):
-    """Twice the same block is two rows; in Q4_1 the low halves of all bytes come first."""
-    kind, n = _gguf.KINDS[kind], len(expected)
-    data = np.frombuffer(2 * data, np.uint8)
-    found = _gguf.dequantised(_gguf.Tensor("w", (2, n), kind, data))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [expected, expected])
-
-
-@pytest.mark.parametrize("number", [np.inf, np.nan])
-def test_weights_that_are_not_finite_are_named(number):
-    data = np.frombuffer(halves(number, 0) + bytes(16), np.uint8)
-    with pytest.raises(ValueError, match="w must be finite"):
-        _gguf.dequantised(_gguf.Tensor("w", (32,), _gguf.KINDS[3], data))
-
-
-def test_fields_of_every_kind_are_read(tmp_path):
-    fields = {
-        "a": 3, "b": -0.5, "c": "größer", "d": True, "e": ["x", "", "y z"], "f": [],
-        "g": np.array([1, -2], "<i4"), "h": np.array([0.5], "<f8"), "i": np.array([], "<u8"),
-    }  # fmt: skip
-    path = llamas.a_file(tmp_path, fields)
-    meta, tensors = real.read_gguf(path)
-    for name, value in fields.items():
-        if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(meta[name], value)
-            assert meta[name].dtype == value.dtype
-        else:
-            assert type(meta[name]) is type(value) and meta[name] == value
-    assert tensors["blk.0.attn_k.weight"].shape == (4, 32)
-    (tmp_path / "far.gguf").write_bytes(
-        llamas.gguf({"general.alignment": 256}, {"w": ((1,), 0, halves(0, 2))}, step=256)
-    )
-    assert real.read_gguf(tmp_path / "far.gguf")[1]["w"] == 2
-
-
-# Files that are not as they must be.
-
-HUGE = 2**63 + 1
-ONE = {"w": ((1,), 0, bytes(4))}
-LONG = b"".join([b"GGUF\3\0\0\0", bytes(8), b"\1" + bytes(7)])  # no tensor, one field: ...
-NAME = b"\1" + bytes(7) + b"x"
-
-
-def u4(*numbers):
-    return np.array(numbers, "<u4").tobytes()
-
-
-def u8(*numbers):
-    return np.array(numbers, "<u8").tobytes()
-
-
-MALFORMED = {
-    "nothing": (b"", "the first bytes must lie within the file, which has 0 bytes left"),
-    "another format": (b"PK\3\4" + bytes(60), "of version 3, it begins with b'PK"),
-    "version 2": (b"GGUF" + u4(2) + bytes(16), "of version 3, .* and version 2"),
-    "many tensors": (b"GGUF" + u4(3) + u8(HUGE, 0), "the length of the name of tensor 0 must"),
-    "many fields": (b"GGUF" + u4(3) + u8(0, HUGE), "the length of the name of field 0 must"),
-    "a long name": (LONG + u8(HUGE) + b"x", f"field 0 must lie .* got {HUGE} times 1 bytes"),
-    "a type": (LONG + NAME + u4(13), r"the type of x must be one of 0 \(<u1\), .*, got 13"),
-    "a long string": (LONG + NAME + u4(8) + u8(HUGE), f"x must lie .* got {HUGE} times 1"),
-    "no UTF-8": (LONG + NAME + u4(8) + u8(1) + b"\xff", r"x must be UTF-8, got b'\\xff'"),
-    "many numbers": (LONG + NAME + u4(9, 12) + u8(HUGE), f"x must lie .* got {HUGE} times 8"),
-    "many strings": (LONG + NAME + u4(9, 8) + u8(HUGE, 0), "the length of x must lie"),
-    "arrays in one": (LONG + NAME + u4(9, 9) + u8(1) + u4(9, 9), "the type within x must be"),
-    "a name twice": (llamas.gguf({}, {}, LONG[:8])[:16] + u8(2) + 2 * (NAME + u4(0) + b"0"),
-                     "fields must have different names, got 'x' twice"),
-    "no axes": (llamas.gguf({}, {"w": ((), 0, b"")}), "w must have 1 to 4 axes, got 0"),
-    "many axes": (llamas.gguf({}, {"w": (5 * (1,), 0, b"")}), "w must have 1 to 4 axes, got 5"),
-    "half a block": (llamas.gguf({}, {"w": ((16,), 3, bytes(20))}),
-                     r"w must have rows of blocks of 32 weights \(Q4_1\), .* got \(16,\) at 0"),
-    "no rows": (llamas.gguf({}, {"w": ((0, 32), 3, bytes(20))}), r"got \(0, 32\) at 0"),
-    "many rows": (llamas.gguf({}, {"w": ((HUGE, HUGE, HUGE), 0, bytes(4))}),
-                  "w must lie within the file, which has 32 bytes left, got 784637716"),
-    "a kind": (llamas.gguf({}, {"w": ((32,), 2, bytes(20))}),
-               r"the kind of w must be one of 0 \(F32\), 3 \(Q4_1\), 8 \(Q8_0\), got 2"),
-    "alignment 0": (llamas.gguf({"general.alignment": 0}, ONE), "general.alignment must be a po"),
-    "alignment 24": (llamas.gguf({"general.alignment": 24}, ONE), "general.alignment must be"),
-    "alignment True": (llamas.gguf({"general.alignment": True}, ONE), "general.alignment must"),
-    "alignment, huge": (llamas.gguf({"general.alignment": 2**30}, ONE), "general.alignment must"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-def test_a_file_that_is_not_as_it_must_be_is_named(tmp_path, name):
-    """And nothing is made of a false length: no array, no list."""
-    data, message = MALFORMED[name]
-    (tmp_path / "file").write_bytes(data)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=message):
-            real.load(tmp_path / "file")
-        assert tracemalloc.get_traced_memory()[1] < 1e6
-    finally:
-        tracemalloc.stop()
-
-
-def test_tensors_do_not_share_bytes_or_begin_anywhere(tmp_path):
-    """Else a small file could hold any number of large ones."""
-    data = llamas.gguf({}, {"v": ((8,), 0, bytes(32)), "w": ((8,), 0, bytes(32))})
-    place = data.index(b"w") + 17  # its number of axes, its axis, its kind, and then
-    beyond = "w must lie within the file"
-    wrong = {0: "v and w must not share bytes", 4: "a multiple of 32", 64: beyond, HUGE - 1: beyond}
-    for offset, message in wrong.items():
-        (tmp_path / "file").write_bytes(data[:place] + u8(offset) + data[place + 8 :])
-        with pytest.raises(ValueError, match=message):
-            real.read_gguf(tmp_path / "file")
-
-
-def test_a_file_that_is_cut_off_is_named(tmp_path):
-    """Wherever it ends."""
-    whole = llamas.a_file(tmp_path).read_bytes()
-    head = whole.index(b"output_norm.weight") + 32
-    cut = tmp_path / "cut"
-    for end in [*range(head), *range(head, len(whole) - 32, 97), len(whole) - 1]:
-        cut.write_bytes(whole[:end])
-        with pytest.raises(ValueError, match="must"):
-            real.load(cut)
-
-
-def of_the_same_shapes(path, whole):
-    """Whether a file is read as another one's model; if not, it is a ValueError that says why."""
-    try:
-        model, _ = real.load(path)
-    except ValueError as error:
-        assert "must" in str(error)
-        return False
-    shapes = lambda m: jax.tree.map(np.shape, m._replace(turn=m.turn[0]))
-    assert shapes(model) == shapes(whole)
-    return True
-
-
-@pytest.fixture(scope="module")
-def corrupt(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corrupt")
-    path = llamas.a_file(folder)
-    return path.read_bytes(), folder / "corrupt", real.load(path)[0]
-
-
-@pytest.mark.parametrize("flip", [1, 128, 255])
-def test_a_corrupt_byte_is_named_or_changes_a_value(corrupt, flip):
-    """Any one of the head."""
-    data, path, whole = corrupt
-    head = data.index(b"blk.0.attn_v") + 60
-    read = 0
-    for at in range(head):
-        path.write_bytes(data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :])
-        read += of_the_same_shapes(path, whole)
-    assert 0 < read < head / 4
-
-
-@given(st.lists(st.tuples(st.integers(0, 5567), st.binary(min_size=1, max_size=8)), max_size=4))
-@example([])
-def test_corrupt_bytes_are_named_or_change_values(corrupt, changes):
-    data, path, whole = corrupt
-    data = bytearray(data)
-    for at, new in changes:
-        data[at : at + len(new)] = new[: len(data) - at]
-    path.write_bytes(data)
-    assert of_the_same_shapes(path, whole) or changes
-
+# Files that are no Llama.
 
 FIELDS = {
     "general.architecture": ("mamba", "general.architecture must be llama, got 'mamba'"),
@@ -449,22 +244,6 @@ def test_rotary_positions_are_bounded(tmp_path):
         real.load(llamas.a_file(tmp_path, large))
 
 
-@pytest.mark.parametrize(
-    "tokens, merges, message",
-    [
-        (["a", "a"], [], "tokens must be different"),
-        (["a", "▁b"], [], "tokens must be different and of a letter for each byte"),
-        (["a", "b"], ["a b"], r"merges must be of two tokens into one, got \('a', 'b'\)"),
-        (["a", "ab"], ["a b"], r"merges must be of two tokens into one, got \('a', 'b'\)"),
-    ],
-)
-def test_a_vocabulary_that_does_not_fit_is_named(tokens, merges, message):
-    meta = llamas.a_llama()[0]
-    meta |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges}
-    with pytest.raises(ValueError, match=message):
-        real.Tokenizer(meta)
-
-
 def test_tensors_are_a_llamas(tmp_path):
     meta, tensors = llamas.a_llama()
     for name in tensors:
@@ -497,36 +276,7 @@ def test_where_nothing_is_installed_the_command_is_named(monkeypatch, tmp_path):
     assert real.find() == path
 
 
-# Tokens.
-
-
-def test_merges_are_made_in_their_order(tiny):
-    tokenizer = tiny[1]
-    assert tokenizer.names == llamas.TOKENS
-    assert tokenizer("abcab a1 11") == [7, 5, 6, 4, 3, 4, 4]  # ab, then c; no pair over a word
-    assert tokenizer("aabb") == [0, 5, 1]
-    assert tokenizer("") == []
-    assert tokenizer.text([7, 3, 6]) == "abc  a"
-    with pytest.raises(ValueError, match="text must be of bytes that are tokens, got ' xa'"):
-        tokenizer("ab xa")
-
-
-@pytest.mark.parametrize("tokens", [[8], [-1], [0.5]])
-def test_numbers_that_are_no_tokens_are_named(tiny, tokens):
-    with pytest.raises((ValueError, Misfit), match=r"tokens(\[0\])? must be "):
-        tiny[1].text(tokens)
-
-
 # The model that is installed.
-
-
-@pytest.fixture(scope="module")
-def smollm():
-    try:
-        real.find()
-    except ModuleNotFoundError as error:
-        (pytest.fail if os.environ.get("REQUIRE_MODEL") == "1" else pytest.skip)(str(error))
-    return real.load()
 
 
 def test_it_is_the_model_that_it_is_named(smollm):
@@ -549,25 +299,27 @@ def test_loss_on_python(smollm):
     assert 1.9 < np.mean(losses) < 2.3
 
 
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x3FFF, exclude_categories=["C"])))
-@example("def f(x):\n\treturn [x, 'it''s', 1234]  # größer, 数学, ½² Ⅷ \u00a0\u3000\n\n")
-def test_text_comes_back(smollm, text):
-    tokenizer = smollm[1]
-    tokens = tokenizer(text)
-    assert tokenizer.text(tokens) == text
-    assert all(0 <= token < 49152 for token in tokens)
+# What transformers gave with the same weights (`make peers`).
+
+RECORDED = peer_model.recorded()
 
 
-def test_words_that_are_known():
-    """As the tokenizer of SmolLM2 cuts them: every digit, then GPT-2's words."""
-    cut = {
-        "Hello world": ["Hello", " world"],
-        "x  12": ["x", "  ", "1", "2"],
-        "a  b": ["a", " ", " b"],
-        "it's we'll": ["it", "'s", " we", "'ll"],
-        "f_1(x)\n\n  y": ["f", "_", "1", "(", "x", ")", "\n\n ", " y"],
-        " !? ": [" !?", " "],
-        "½x": ["½", "x"],
-    }
-    for text, words in cut.items():
-        assert [*_tokenizer._words(text)] == words
+def test_the_record_is_of_the_versions_that_are_pinned():
+    pins = dict(line.split("==") for line in peers.PINS.read_text().split())
+    pins = {name: pins[name] for name in ("torch", "transformers")}
+    assert (pins | {real.PACKAGE: real.VERSION}).items() <= RECORDED["about"].items()
+    assert peer_model.RECORD.stat().st_size < 200_000
+
+
+def test_logits_patterns_and_losses_are_those_of_transformers(smollm):
+    logits, patterns, losses = peer_model.ours(RECORDED["tokens"], "float32", smollm[0])
+    heads = np.stack([patterns[:, layer, head] for layer, head in peer_model.HEADS])
+    np.testing.assert_allclose(logits[peer_model.SAMPLE], RECORDED["logits"], rtol=0, atol=2e-3)
+    np.testing.assert_allclose(heads, RECORDED["patterns"], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(losses, RECORDED["losses"], rtol=0, atol=1e-3)
+    assert np.abs(RECORDED["logits"]).max() > 10
+
+
+def test_tokens_are_those_of_tokenizers(smollm):
+    for text, tokens in RECORDED["texts"].items():
+        assert smollm[1](text) == tokens

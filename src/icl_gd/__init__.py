@@ -38,8 +38,8 @@ Papers that docstrings name by author and year:
 
 from jaxtyping import install_import_hook
 
-# Before the hook, which asks for the first and leaves the others as they are: _gguf reads
-# a hundred thousand strings.
+# Before the hook, which asks for the first and leaves the others as they are: to check
+# every one of a hundred thousand calls would cost _gguf seconds.
 from icl_gd import _annotations, _gguf, _precision, _require  # noqa: F401
 
 __version__ = "0.1.0"
