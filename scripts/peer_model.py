@@ -43,7 +43,7 @@ TEXTS = {
 }
 HEADS = [(0, 0), (5, 4), (11, 8), (17, 2), (23, 6), (29, 5)]  # whose patterns are recorded
 SAMPLE = np.s_[:, ::8, ::97]  # of the logits
-LIMITS = {"float32": 1e-4, "float64": 1e-9}  # of logits as large as 40, patterns and losses
+LIMITS = {"float32": 1e-3, "float64": 1e-9}  # 30 layers of roundings; logits are as large as 40
 
 
 @cache

