@@ -13,13 +13,14 @@ from chapters import PAGES, ROOT, code, solutions
 ORDER = [
     "tasks", "corpus", "tokens", "attention", "fast", "online", "induction", "descent",
     "constructions", "theory", "curves", "moments", "flow", "training", "measures",
+    "real",
 ]  # fmt: skip
 BOOK = [
     "book.plots", "book.views", "book.moving", "book.drawing", "book.claims", "book.records",
     "book.setup",
 ]  # fmt: skip
 ON_VIEWS = ["book.moving", "book.drawing"]  # figures made of HTML, too
-PRIVATE = ["_annotations", "_precision", "_require"]  # used by all modules
+PRIVATE = ["_annotations", "_gguf", "_precision", "_require", "_tokenizer"]  # used by all modules
 PACKAGE = ROOT / "src" / "icl_gd"
 TREES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
