@@ -156,6 +156,21 @@ def test_what_is_seen_is_what_heads_read(tiny):
         np.testing.assert_allclose(seen.read[layer], read, atol=1e-12)
 
 
+def test_sequences_are_mapped_and_cuts_differentiated(tiny):
+    """By jax.vmap and jax.grad, as any function; a cut by a little is the derivative's share."""
+    model, keep = tiny[0], np.ones(HEADS)
+    rows = np.stack([TOKENS, TOKENS[::-1]])
+    together = jax.vmap(lambda row: real.run(model, row)[0])(rows)
+    for row, logits in zip(rows, together, strict=True):
+        np.testing.assert_allclose(logits, real.run(model, row)[0], atol=1e-10)
+    last = jax.jit(lambda keep: real.run(model, TOKENS, keep)[0][-1, 2])
+    little = np.zeros(HEADS)
+    little[0, 1, 2] = 1e-5
+    slope = (last(keep - little) - last(keep - 3 * little)) / 2e-5
+    at = jax.grad(last)(keep - 2 * little)[0, 1, 2]
+    np.testing.assert_allclose(at, slope, rtol=1e-5)
+
+
 def test_a_cut_head_is_one_whose_output_is_nothing_or_a_constant(tiny):
     model, keep = tiny[0], np.ones(HEADS)
     keep[0, 1, 0] = 0

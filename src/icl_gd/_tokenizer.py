@@ -36,8 +36,9 @@ def _letters():
 class Tokenizer:
     """Cuts texts into tokens by a file's own merges (Sennrich et al., 2016).
 
-    ``names`` are the tokens as the file spells them: a letter for a byte, of which
-    ``Ġ`` is a space. Names of control tokens in a text are text like any other.
+    ``tokenizer(text)`` is a list of tokens. ``names`` are the tokens as the file spells
+    them: a letter for a byte, of which ``Ġ`` is a space. Names of control tokens in a
+    text are text like any other.
     """
 
     def __init__(self, meta: dict[str, Any]):

@@ -10,7 +10,6 @@ and values, SwiGLU. Products of matrices follow the caller's
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
-from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -205,7 +204,7 @@ def find() -> Path:
 
 
 def read_gguf(
-    path: str | PathLike[str],
+    path: str | Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of a GGUF file, and its tensors as arrays of single precision.
 
@@ -224,7 +223,7 @@ WHOLE = {  # numbers of a file that are sizes
 BASE, EPSILON = "llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"
 
 
-def load(path: str | PathLike[str] | None = None) -> tuple[Llama, Tokenizer]:
+def load(path: str | Path | None = None) -> tuple[Llama, Tokenizer]:
     """The model of a GGUF file and its tokenizer; without a path, the installed ones.
 
     Raises ModuleNotFoundError where nothing is installed (``find``), and ValueError
