@@ -160,3 +160,9 @@ def test_functions_are_short():
                 lengths[path.stem, node.name, node.lineno] = length(node, text.splitlines())
     assert median(lengths.values()) <= 5
     assert {name: lines for name, lines in lengths.items() if lines > 25} == {}
+
+
+def test_every_public_module_stands_in_the_reference():
+    lines = (ROOT / "book/back/api.md").read_text("utf-8").splitlines()
+    listed = [line.split("::")[1].strip() for line in lines if "automodule::" in line]
+    assert sorted(listed) == sorted(f"icl_gd.{name}" for name in ORDER + BOOK)
