@@ -183,7 +183,7 @@ class Page:
         self.functions = union(bound(s) for s in statements if isinstance(s, FUNCTIONS))
         self.classes = union(bound(s) for s in statements if isinstance(s, ast.ClassDef))
         self.yielding = union(bound(s) for s in statements if yields(s))
-        self.makers = makers_of((bound(s), free(s)) for s in statements)
+        self.makers = makers_of(step for s in statements for step in steps(s))
         self.lasting = union(map(self.with_state, statements)) & {*self.makers}
         for _ in statements:  # and what they make
             made_by = self.lasting & (self.functions | self.classes)
@@ -270,6 +270,23 @@ class Page:
                 if closure(makers, made[index] | taken_in[index]) & doubtful:
                     found.add(index)
         return sorted(found)
+
+
+def steps(statement, needed=frozenset()):
+    """The names that a statement binds one after another, and what goes into them."""
+    if isinstance(statement, ast.For):
+        needed = needed | free(statement.iter)
+        yield bound(statement.target), needed
+    elif isinstance(statement, ast.With):
+        yield union(map(bound, statement.items)), needed.union(*map(free, statement.items))
+        needed = needed.union(*map(free, statement.items))
+    elif isinstance(statement, ast.If):
+        needed = needed | free(statement.test)
+    else:
+        yield bound(statement), needed | free(statement)
+        return
+    for inner in [*statement.body, *getattr(statement, "orelse", ())]:
+        yield from steps(inner, needed)
 
 
 def makers_of(pairs):

@@ -103,6 +103,11 @@ UNCHANGED = {
     "axes": ["figure, ax = draw()\nax.plot(1)", "figure, ax = draw()\nax.plot(2)"],
     "loops": ["for x in range(2):\n    print(x)", "for x in range(3):\n    print(x)"],
     "names of a comprehension": ["a = [1]", "b = [a for a in a]", "print([b for b in b])"],
+    "generators within a loop": [
+        "for a in [[1]]:\n    b = (x for x in a)\n    print(*b)",
+        "print(a)",
+        "print(a)",
+    ],
     "unpacked": ["a, b = (x for x in range(2))", "print(a, b)"],
     "trees": ["a = jax.tree.map(f, 1)", "print(a)"],
     "a command": ["%pip list\na = 1", "print(a)"],
