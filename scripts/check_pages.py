@@ -4,10 +4,11 @@
     python scripts/check_pages.py PAGE ...  these pages, as in book/construction/trained.md
 
 In one kernel a page runs forwards; then the code of its exercises' solutions, as printed, each
-held to the fence of `text` that follows it, if one does; then the cells of the page once more,
-from the last to the first. So a reader can go back to any cell, also after an exercise, and finds
-what the page shows. (A cell that shows nothing, and depends on no name that means two things, would
-only do the same again, and is left out the second time.)
+held to the fence of `text` that follows it, if one does; then, from the last to the first, the
+cells of the page that could now do something else than before. So a reader can go back to any
+cell, also after an exercise, and finds what the page shows. (A cell that depends on no name with
+two meanings, and on no object that another cell or a solution may change in place, would only do
+the same again, and is left out the second time: in_place.py reads that from the code.)
 
 A page that has passed is not executed again until the page, the package, this script, a version
 or the kind of processor changes. What has passed is remembered in .cache/pages.
@@ -17,12 +18,11 @@ import hashlib
 import os
 import platform
 import re
-import symtable
 import sys
-from collections import Counter
 from importlib.metadata import distributions
 from pathlib import Path
 
+import in_place
 import nbformat
 import notebooks
 import pytest
@@ -52,30 +52,10 @@ def printed(text):
     return [] if text is None else [nbformat.v4.new_output("stream", name="stdout", text=text)]
 
 
-def names(source):
-    """The global names that code binds, and those that it reads, in its functions as well."""
-    top = symtable.symtable(re.sub(r"^( *)[%!].*", r"\1pass", source, flags=re.M), "cell", "exec")
-    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-
-    def read(table):
-        own = {s.get_name() for s in table.get_symbols() if table is top or s.is_global()}
-        return own.union(*map(read, table.get_children()))
-
-    return bound, read(top)
-
-
 def could_differ(cells, answers):
-    """The cells that show something, or depend on a name that is bound in more than one cell."""
-    parts = [names(cell["source"]) for cell in [*cells, *answers]]
-    times = Counter(name for bound, _ in parts for name in bound)
-    makers = {name: read for bound, read in parts for name in bound}
-
-    def depends(found):
-        more = found.union(*(makers.get(name, ()) for name in found))
-        return found if more == found else depends(more)
-
-    ambiguous = lambda cell: any(times[name] > 1 for name in depends(names(cell.source)[1]))
-    return [cell for cell in cells if cell.outputs or ambiguous(cell)]
+    """The cells that a second run could find different, once all of the page has run."""
+    page = in_place.Page([cell["source"] for cell in [*cells, *answers]])
+    return [cells[index] for index in page.again(len(cells))]
 
 
 def run_of(page):
@@ -99,7 +79,8 @@ def run_of(page):
 def surroundings():
     """All that can change what a page prints besides the page, as one hash."""
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "src" / "icl_gd").rglob("*"), Path(__file__)]):
+    code = [Path(__file__), Path(__file__).with_name("in_place.py")]
+    for path in sorted([*(ROOT / "src" / "icl_gd").rglob("*"), *code]):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     versions = sorted(f"{d.name}=={d.version}" for d in distributions())

@@ -14,7 +14,6 @@ each_page = pytest.mark.parametrize("page", PAGES)
 
 PARTS = re.compile(r"book/(construction|dynamics|induction|online)/")
 CHAPTERS = [page for page in PAGES if PARTS.match(page)]
-each_chapter = pytest.mark.parametrize("page", CHAPTERS)
 
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}

@@ -5,11 +5,11 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 from browsing import (
+    CHAPTERS,
     PHONE,
     ROOT,
     UNFOLD,
     assert_accessible,
-    each_chapter,
     each_page,
     look,
     visit,
@@ -36,9 +36,24 @@ CUT_IN_LINES = """() =>
     }).map(e => e.textContent)"""
 
 
+def assert_letters_are_ten_pixels_high(tab, page):
+    """In the figures of a chapter."""
+    text = (ROOT / page).with_suffix(".md").read_text(encoding="utf-8")
+    with plt.rc_context():
+        plots.use_style()
+        style = [plt.rcParams[size] for size in ("font.size", "axes.titlesize", "legend.fontsize")]
+        dots = plt.rcParams["figure.dpi"] / 72
+    points = min([*style, *map(float, re.findall(r"(?:font|label)size=([\d.]+)", text))])
+    for image in tab.locator(".bd-article .cell_output figure img:visible").all():
+        shown = image.evaluate("i => i.getBoundingClientRect().width / i.naturalWidth")
+        assert points * dots * shown >= 10, image.get_attribute("alt")
+
+
 @each_page
 def test_phone_never_scrolls_sideways_and_cuts_no_formula(browser, address, page):
     with visit(browser, address + page, PHONE, "dark") as tab:
+        if page in CHAPTERS:
+            assert_letters_are_ten_pixels_high(tab, page)
         for scheme in ["dark", "light"]:
             tab.emulate_media(color_scheme=scheme)
             tab.wait_for_selector(f"html[data-theme={scheme}]")
@@ -51,17 +66,3 @@ def test_phone_never_scrolls_sideways_and_cuts_no_formula(browser, address, page
             assert not tab.evaluate(CUT_IN_LINES)
         tab.set_viewport_size(PHONE)
         assert_accessible(tab, "dark")
-
-
-@each_chapter
-def test_letters_of_figures_are_ten_pixels_high_on_a_phone(browser, address, page):
-    text = (ROOT / page).with_suffix(".md").read_text(encoding="utf-8")
-    with plt.rc_context():
-        plots.use_style()
-        style = [plt.rcParams[size] for size in ("font.size", "axes.titlesize", "legend.fontsize")]
-        dots = plt.rcParams["figure.dpi"] / 72
-    points = min([*style, *map(float, re.findall(r"(?:font|label)size=([\d.]+)", text))])
-    with visit(browser, address + page, PHONE) as tab:
-        for image in tab.locator(".bd-article .cell_output figure img:visible").all():
-            shown = image.evaluate("i => i.getBoundingClientRect().width / i.naturalWidth")
-            assert points * dots * shown >= 10, image.get_attribute("alt")

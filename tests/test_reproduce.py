@@ -3,6 +3,7 @@
 import inspect
 import json
 import linecache
+import re
 import shutil
 import subprocess
 import sys
@@ -392,7 +393,18 @@ def test_each_seed_is_its_own_run(tmp_path, monkeypatch):
 each_run = pytest.mark.parametrize("name", list(reproduce.RUNS))
 
 
-@each_run
+def like(run):
+    """The first run that differs from this one in nothing but numbers within the same program."""
+    plain = lambda run: replace(run, steps=2, every=1, stretches=1, seeds=2, share=0.5)
+    alike = (name for name, other in SOURCES.items() if plain(other) == plain(run))
+    return next(alike)
+
+
+SOURCES = {name: run for name, run in reproduce.RUNS.items() if isinstance(run, reproduce.Source)}
+TWINS = {name: like(run) for name, run in SOURCES.items() if like(run) != name}
+
+
+@pytest.mark.parametrize("name", [name for name in reproduce.RUNS if name not in TWINS])
 def test_each_run_starts(name, tmp_path):
     """Every long run can be built, measured and recorded: a few steps of two seeds.
 
@@ -403,6 +415,23 @@ def test_each_run_starts(name, tmp_path):
         reproduce.make(name, short, "mark", tmp_path, tmp_path / "unfinished")
     stored = (tmp_path / f"{name}.json").stat().st_size
     assert stored < 2e6
+
+
+def program(run):
+    """What a run compiles, without the numbers in it; and the form of what it measures."""
+    begun = reproduce.begin(run, 0)
+    weights = jax.tree.map(lambda leaf: leaf[0], begun.weights)
+    text = str(jax.make_jaxpr(run.loss)(weights, jax.random.key(0)))
+    return re.sub(r"\b\d+\.\d+(e[-+]?\d+)?", "number", text), jax.tree.map(np.shape, begun.measured)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_run_with_another_share_starts_as_its_twin_does(name):
+    """It is the same program with another number in it."""
+    short = lambda name: replace(reproduce.RUNS[name], steps=2, every=1, stretches=1, seeds=2)
+    with setup.x64(False):
+        assert program(short(name)) == program(short(TWINS[name]))
+        assert program(short(name)) != program(replace(short(name), width=32))
 
 
 @each_run
