@@ -24,7 +24,7 @@ from causal import milliseconds
 from icl_gd import online
 from icl_gd.book import records
 
-HEADS, D, LENGTHS, ROUNDS = 16, 64, [512, 1024, 2048, 4096, 8192], 3
+HEADS, D, LENGTHS, ROUNDS = 16, 64, [512, 1024, 2048, 4096], 3
 CHUNKS, LONGEST = [16, 32, 64, 128], 2048  # of one chunk: its memory grows like T^2
 PASSES = {"forward": "", "both": "_both"}
 
