@@ -643,7 +643,7 @@ class Measured(Run):
         }
 
 
-READERS = (  # heads that look for a key's values, as the chapter chooses them, strongest first
+FINDERS = (  # heads that look for a key's values, as the chapter chooses them, strongest first
     157, 158, 156, 168, 214, 185, 188, 208, 180, 223, 169, 205, 127, 207, 186, 194, 218, 182,
 )  # fmt: skip
 NOUNS = [  # of the chapter's prompts: every word is one token
@@ -715,7 +715,7 @@ class Prompts(Measured):
     """What a pretrained model answers to pairs of words, asked as its chapter asks, but more.
 
     A stretch asks its part of the designs of each kind: keys and values, keys and what resembles
-    them, two categories. Of the last the first few choose the heads that vote. ``readers`` are the
+    them, two categories. Of the last the first few choose the heads that vote. ``finders`` are the
     heads that the chapter chooses; heads and layers are counted from 0.
     """
 
@@ -728,15 +728,15 @@ class Prompts(Measured):
     tasks: int = 12
     choose: int = 4
     draws: int = 4
-    readers: tuple = READERS
+    finders: tuple = FINDERS
 
     def nothing(self):
         p, drawn = self.pairs, {"keys": (), "values": (), "answers": (3,)}
         kin = {f"kin_{name}": size for name, size in (drawn | {"kinds": ()}).items()}
         kept = {**drawn, "scatter": (), "read": (3,), "control": (3,), **kin, "sign": ()}
-        several = {"whole": 1, "no_voters": 1, "no_readers": 1, "no_controls": self.draws,
+        several = {"whole": 1, "no_voters": 1, "no_finders": 1, "no_controls": self.draws,
                    "gradient step": 1, "centred step": 1, "ridge": 5, "kernel smoother": 5,
-                   "votes, controls": 1, "votes, readers": 1, "votes, voters": 1}  # fmt: skip
+                   "votes, controls": 1, "votes, finders": 1, "votes, voters": 1}  # fmt: skip
         sizes = {name: (p, *size) for name, size in kept.items()}
         sizes |= {name: (count, p) for name, count in several.items()}
         sizes |= dict.fromkeys(("looked", "rate", "forgets"), (270,))
@@ -767,9 +767,9 @@ class Prompts(Measured):
 
     @property
     def others(self):
-        """Heads of the layers from the readers' first to their last that are no readers."""
-        first, last = min(self.readers) // 9, max(self.readers) // 9
-        return np.setdiff1d(np.arange(9 * first, 9 * last + 9), self.readers)
+        """Heads of the layers from the finders' first to their last that are no finders."""
+        first, last = min(self.finders) // 9, max(self.finders) // 9
+        return np.setdiff1d(np.arange(9 * first, 9 * last + 9), self.finders)
 
     def of_keys(self, rng):
         nouns, _ = vocabulary()
@@ -784,9 +784,9 @@ class Prompts(Measured):
             shares.append(share * past)
         keys, values, shares = (np.array(x) for x in (kept["keys"], kept["values"], shares))
         votes = lambda heads: shares[:, heads].sum(axis=1) @ (np.eye(3)[values] - 1 / 3)
-        draw = lambda: rng.choice(self.others, len(self.readers), replace=False)
+        draw = lambda: rng.choice(self.others, len(self.finders), replace=False)
         control = np.mean([votes(draw()) for _ in range(self.draws)], axis=0)
-        return {**kept, "read": votes(list(self.readers)), "control": control,
+        return {**kept, "read": votes(list(self.finders)), "control": control,
                 **self.forgetting(keys, shares)}  # fmt: skip
 
     def forgetting(self, keys, shares):
@@ -833,7 +833,7 @@ class Prompts(Measured):
     def of_categories(self, rng):
         """Log-odds of labels, with heads cut too, and learners, of tasks that do not choose."""
         nouns, _ = vocabulary()
-        first, before = min(self.readers) // 9, self.readers[0] // 9
+        first, before = min(self.finders) // 9, self.finders[0] // 9
         posed, found, shares, reads, streams, inputs = [], [], [], [], [], []
         for _ in range(self.tasks):
             kinds = rng.permutation(len(nouns))
@@ -865,11 +865,11 @@ class Prompts(Measured):
             return np.array([odds(np.asarray(again(k))) for k in range(self.tasks)[chose[1]]])
 
         whole = np.array([odds(told) for told in found])[chose[1]]
-        cuts = [[whole], [without(voters)], [without(list(self.readers))],
+        cuts = [[whole], [without(voters)], [without(list(self.finders))],
                 [without(heads) for heads in idle]]  # fmt: skip
         votes = lambda heads: voted[:, heads].sum(axis=1)[chose[1]]
         by_heads = [[np.mean([votes(heads) for heads in idle], axis=0)],
-                    [votes(list(self.readers))], [votes(voters)]]  # fmt: skip
+                    [votes(list(self.finders))], [votes(voters)]]  # fmt: skip
         several = [*cuts, *self.learners(np.array(inputs)[chose[1]], sign[chose[1]]), *by_heads]
         names = [name for name, part in self.nothing().items()
                  if part.ndim == 4 and part.shape[-1] == self.pairs]  # fmt: skip
@@ -918,10 +918,10 @@ class Prompts(Measured):
             f"{self.tasks} tasks of two categories, of which {self.choose} choose the voters",
             "measured": "answers: log-probabilities of three values in their roles, less their "
             "mean; scatter: variance of these means over roles' words; read, control: attention of "
-            f"the readers and of {self.draws} draws of other heads; looked, rate, forgets: of each "
+            f"the finders and of {self.draws} draws of other heads; looked, rate, forgets: of each "
             "head, in each block; kin_: of what resembles keys; whole, no_...: log-odds of two "
             "labels, with heads cut; the rest: learners and votes",
-            "readers": ", ".join(str(head) for head in self.readers),
+            "finders": ", ".join(str(head) for head in self.finders),
             "seeds": f"{COUNTS[self.seeds]}; a block's own key is its seed and stretch",
         }
 
