@@ -762,8 +762,11 @@ class Prompts(Measured):
         """Mean answers of the roles, their variance, and mean attention (heads, key, value)."""
         found, (shares, _, _) = self.ask(keys, values, names)
         found = found - found.mean(axis=-1, keepdims=True)
+        roles = found.mean(axis=0)
+        names = np.mean([np.roll(part, -k, axis=-1) for k, part in enumerate(found)], axis=0)
+        rest = [part - roles - np.roll(names, k, axis=-1) for k, part in enumerate(found)]
         shares = shares.mean(axis=0).reshape(-1, self.pairs, self.pairs)
-        return found.mean(axis=0), found.var(axis=0, ddof=1).sum(axis=-1) / 3, shares
+        return roles, np.sum(np.square(rest), axis=(0, -1)) / 3, shares
 
     @property
     def others(self):
@@ -917,7 +920,7 @@ class Prompts(Measured):
             f"designs of keys and values, {self.related} of keys and what resembles them, "
             f"{self.tasks} tasks of two categories, of which {self.choose} choose the voters",
             "measured": "answers: log-probabilities of three values in their roles, less their "
-            "mean; scatter: variance of these means over roles' words; read, control: attention of "
+            "mean; scatter: variance of that; read, control: attention of "
             f"the finders and of {self.draws} draws of other heads; looked, rate, forgets: of each "
             "head, in each block; kin_: of what resembles keys; whole, no_...: log-odds of two "
             "labels, with heads cut; the rest: learners and votes",
