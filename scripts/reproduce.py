@@ -909,7 +909,9 @@ class Prompts(Measured):
         )
 
     def keep(self, weights, measured):
-        return {name: np.round(part, 4) for name, part in measured.items()}
+        whole = "keys", "values", "kinds", "sign"
+        short = lambda name, x: x.astype(int) if name.endswith(whole) else np.round(x, 3)
+        return {name: short(name, part) for name, part in measured.items()}
 
     def setting(self):
         blocks = self.seeds * self.stretches
