@@ -10,7 +10,7 @@ import pytest
 from chapters import BOOK, FENCE, ROOT, prose
 
 PAGES = re.findall(
-    r"book/((?:construction|dynamics|induction|online)/\w+)", (ROOT / "_toc.yml").read_text()
+    r"book/((?:construction|dynamics|induction|online|real)/\w+)", (ROOT / "_toc.yml").read_text()
 )
 PARTS = {
     "Part I": "construction",
@@ -175,7 +175,7 @@ def read(known, formula):
 @cache
 def registry(page):
     part = page.split("/")[0]
-    return register([*EVERYWHERE, *SIGNS, *OF_PARTS[part], *LOCAL[page]])
+    return register([*EVERYWHERE, *SIGNS, *OF_PARTS.get(part, []), *LOCAL[page]])
 
 
 def holds(page, entry, formula):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browsing import DESK, PAGES, PHONE, SITE, visit
 
-from icl_gd import flow, moments, tasks, theory
+from icl_gd import flow, moments, online, tasks, theory
 
 pytestmark = pytest.mark.site
 
@@ -23,6 +23,7 @@ PIECES = {
     "spectrum-bench": "construction/depth",
     "portrait": "dynamics/emergence",
     "learning-hand": "online/learning_curves",
+    "heads-hand": "real/learner",
 }
 WORDS = {"a-word": "induction/circuit", "bridge-word": "induction/bridge"}
 each_piece = pytest.mark.parametrize("name, page", PIECES.items())
@@ -295,6 +296,36 @@ def run_by_hand(rule, beta, noise, rho, t=40, d=10):
         answer = state @ k if rule == "delta" else 0.0
         state = state - beta * (answer - teacher @ k - np.sqrt(noise) * epsilon) * k
     return state, teacher
+
+
+def test_head_is_held_against_least_squares_that_forgets(piece):
+    """The shares of the rule are the mesa layer's, for one-hot keys."""
+    figure = piece("heads-hand", PIECES["heads-hand"])
+    shares = {}
+    for order in ("AABB", "BBAA", "BAAA"):
+        figure.get_by_label(order, exact=True).check()
+        for gamma in (0.4, 1.0, 1.3):
+            move(figure, s0=gamma)
+            text = said(figure)
+            keys, values = np.eye(13)[[0, 1, 2] * 4], np.zeros((12, 2))
+            keys[::3] = np.eye(13)[12]
+            values[::3] = np.eye(2)[["AB".index(letter) for letter in order]]
+            to_a, newest = (
+                online.mesa(np.tile(np.eye(13)[12], (12, 1)), keys, v, 1e-6, min(gamma, 1.0))[-1, 0]
+                for v in (values, np.eye(12)[:, 9:10])
+            )
+            if gamma > 1:  # the layer has no such rate: the formula
+                weights = gamma ** np.array([12, 9, 6, 3])
+                to_a = weights @ values[::3, 0] / weights.sum()
+                newest = weights[-1] / weights.sum()
+            rule = re.search(r"gives (\d+)% and (\d+)%\.", text)
+            assert [int(part) for part in rule.groups()] == pytest.approx(
+                [100 * newest, 100 * to_a], abs=0.6
+            )
+            shares[order] = number(text, "to the newest and")
+            off, least = number(text, "They differ in"), number(text, ", in")
+            assert 0 <= least <= off <= 100
+    assert shares["AABB"] + shares["BBAA"] == pytest.approx(100, abs=12)
 
 
 @each_word
