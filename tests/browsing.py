@@ -12,7 +12,7 @@ SITE = ROOT / "_build" / "html"
 PAGES = sorted(p.relative_to(SITE).as_posix() for p in (SITE / "book").rglob("*.html"))
 each_page = pytest.mark.parametrize("page", PAGES)
 
-PARTS = re.compile(r"book/(construction|dynamics|induction|online)/")
+PARTS = re.compile(r"book/(construction|dynamics|induction|online|real)/")
 CHAPTERS = [page for page in PAGES if PARTS.match(page)]
 each_chapter = pytest.mark.parametrize("page", CHAPTERS)
 

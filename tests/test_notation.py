@@ -10,13 +10,14 @@ import pytest
 from chapters import BOOK, FENCE, ROOT, prose
 
 PAGES = re.findall(
-    r"book/((?:construction|dynamics|induction|online)/\w+)", (ROOT / "_toc.yml").read_text()
+    r"book/((?:construction|dynamics|induction|online|real)/\w+)", (ROOT / "_toc.yml").read_text()
 )
 PARTS = {
     "Part I": "construction",
     "Part II": "dynamics",
     "Part III": "induction",
     "Part IV": "online",
+    "Part V": "real",
 }
 INDICES = set("ijklts")  # below a letter of the tables they make no symbol of their own
 GREEK = (

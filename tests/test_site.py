@@ -145,7 +145,7 @@ def test_the_front_door_leads_to_the_book():
 
 FOUND = """list => [...list.querySelectorAll("li")].map(item =>
     [item.querySelector("a").getAttribute("href"), item.querySelector("p.context")?.textContent])"""
-CHAPTER = re.compile(r"book/(construction|dynamics|induction|online)/")
+CHAPTER = re.compile(r"book/(construction|dynamics|induction|online|real)/")
 
 
 def search(browser, address, query):
