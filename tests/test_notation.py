@@ -17,7 +17,6 @@ PARTS = {
     "Part II": "dynamics",
     "Part III": "induction",
     "Part IV": "online",
-    "Part V": "real",
 }
 INDICES = set("ijklts")  # below a letter of the tables they make no symbol of their own
 GREEK = (
@@ -176,7 +175,7 @@ def read(known, formula):
 @cache
 def registry(page):
     part = page.split("/")[0]
-    return register([*EVERYWHERE, *SIGNS, *OF_PARTS[part], *LOCAL[page]])
+    return register([*EVERYWHERE, *SIGNS, *OF_PARTS.get(part, []), *LOCAL[page]])
 
 
 def holds(page, entry, formula):
