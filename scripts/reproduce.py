@@ -632,11 +632,11 @@ class Measured(Run):
             "training": "none of ours",
             "nine": ", ".join(map(name, self.inductive)),
             "measured": "scores: prefix matching, attention one back, prefix matching where "
-            "nothing repeats; effects: rise of the loss on the second copy of 25 random tokens with a "
-            "head cut by its mean, if only the logits notice, and if all do; left: what that leaves of "
-            "the nine's prefix matching; risen, gains: in Python and in English, the nine cut by "
-            f"mean, by zero, nine others as busy, {self.draws} draws of the same layers: rise on "
-            "repeats, false repeats, others; gain from the context, before and after",
+            "nothing repeats; effects: rise of the loss on the second copy of 25 random tokens "
+            "with a head cut by its mean, if only the logits notice, and if all do; left: what "
+            "that leaves of the nine's prefix matching; risen, gains: in Python and in English, "
+            f"the nine cut by mean, by zero, nine others as busy, {self.draws} draws of the same "
+            "layers: rise on repeats, false repeats, others; gain from the context, before, after",
             "data": f"for each seed {self.sequences} sequences and {self.windows} windows of "
             f"{self.length} tokens, of the standard library and of this book's claims",
             "seeds": f"{COUNTS[self.seeds]}; key 7",
