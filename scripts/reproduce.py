@@ -616,7 +616,7 @@ class Measured(Run):
         python = [modules[name].decode() for name in sorted(modules) if len(modules[name]) > 10_000]
         stated = [c["statement"] for name, c in claims.registry().items() if "-real-" not in name]
         english = ["\n".join(part) for part in np.array_split(np.array(stated), self.windows)]
-        at = (seed + 1) / (self.seeds + 1)
+        at = (seed + 1) / (self.seeds + 2)  # enough is left for a window
         for texts in (python[seed :: len(python) // self.windows][: self.windows], english):
             parts = (text[int(at * len(text)) :] for text in texts)
             starts = (part[part.index("\n") + 1 :][: 10 * self.length] for part in parts)
