@@ -305,7 +305,7 @@ def test_head_is_held_against_least_squares_that_forgets(piece):
     for order in ("AABB", "BBAA", "BAAA"):
         figure.get_by_label(order, exact=True).check()
         for gamma in (0.4, 1.0, 1.3):
-            move(figure, s0=gamma)
+            move(figure, s0=18.6, s1=gamma)
             text = said(figure)
             keys, values = np.eye(13)[[0, 1, 2] * 4], np.zeros((12, 2))
             keys[::3] = np.eye(13)[12]
