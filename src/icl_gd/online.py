@@ -239,15 +239,14 @@ def _writes(k, v, beta, since, c):
     s < t: one triangular system, whatever S is.
     """
     lower = jnp.tril(beta * since * (k @ k.mT), -1)
-    right = beta * jnp.concatenate([v, c * k], axis=-1)
     inverse = _inverse(jax.lax.stop_gradient(lower))
-    u = jax.lax.custom_linear_solve(
+    solve = partial(
+        jax.lax.custom_linear_solve,
         lambda u: u + lower @ u,
-        right,
-        lambda _, right: inverse @ right,
-        lambda _, right: inverse.mT @ right,
+        solve=lambda _, right: inverse @ right,
+        transpose_solve=lambda _, right: inverse.mT @ right,
     )
-    return jnp.split(u, [v.shape[-1]], axis=-1)
+    return solve(beta * v), solve(beta * c * k)
 
 
 def _inverse(lower):
