@@ -134,7 +134,10 @@ def test_a_name_is_ambiguous_where_a_function_reads_it_late():
 LOOKED_AT = {
     "attention_view": "an iterator of its own",
     "fit": "optax's update makes a new state",
+    "load": "takes tensors out of a dict that it has just made",
     "provenance": "adds to a string of its own",
+    "read": "moves on in a file by a reader of its own",
+    "Tokenizer": "merges parts of words in lists of its own",
     **dict.fromkeys(["byte_pairs", "encode", "encoded"], "of a copy"),
 }
 
