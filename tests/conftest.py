@@ -1,7 +1,7 @@
 """No random key is used twice in any test; the built book on a server and in a browser.
 
 Without Chromium the tests of the built book are skipped, and fail instead where
-REQUIRE_CHROMIUM=1.
+REQUIRE_CHROMIUM=1; those of the pretrained model without its weights, and REQUIRE_MODEL=1.
 """
 
 import functools
@@ -16,6 +16,7 @@ import matplotlib
 import pytest
 from browsing import SITE
 
+from icl_gd import real
 from icl_gd.book import setup
 
 setup.cublas()
@@ -63,3 +64,13 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def smollm():
+    """The pretrained model that is installed, and its tokenizer."""
+    try:
+        path = real.find()
+    except ModuleNotFoundError as error:
+        (pytest.fail if os.environ.get("REQUIRE_MODEL") == "1" else pytest.skip)(str(error))
+    return real.load(path)

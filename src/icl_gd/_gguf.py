@@ -7,7 +7,6 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
 import math
 from itertools import pairwise
-from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +116,7 @@ def _unique(what, pairs):
     return found
 
 
-def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Fields and tensors of a file, which stays on the disk until they are dequantised.
 
     A field is a number, a string, an array of numbers or a list of strings. Raises

