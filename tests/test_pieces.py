@@ -320,7 +320,7 @@ def test_head_is_held_against_least_squares_that_forgets(piece):
                 newest = weights[-1] / weights.sum()
             rule = re.search(r"gives (\d+)% and (\d+)%\.", text)
             assert [int(part) for part in rule.groups()] == pytest.approx(
-                [100 * newest, 100 * to_a], abs=0.6
+                [100 * float(newest), 100 * float(to_a)], abs=0.6
             )
             shares[order] = number(text, "to the newest and")
             off, least = number(text, "They differ in"), number(text, ", in")
