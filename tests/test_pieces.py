@@ -416,7 +416,7 @@ def test_attention_view_answers(browser, address, page, size):
 
 
 def look_at_both_models(view, tokens, said):
-    """On an example that the late model gets right the early one looks elsewhere and is wrong."""
+    """On an example that one model gets right the other looks elsewhere and is wrong."""
     right, trap = view.locator("[data-go]").all()
     looks = lambda: re.search(r"looks most at token (\d+)", said.text_content())[1]
     spoken = re.compile(r"model says \u201c(.*)\u201d \(\d+%\); the text says \u201c(.*)\u201d")
@@ -427,8 +427,9 @@ def look_at_both_models(view, tokens, said):
     right.click()
     assert says()[0] == says()[1] == tokens.nth(int(looks())).text_content()
     there = looks()
-    view.get_by_label("Before").check()
-    assert said.text_content().count("Before, the model says") == 1
+    other = view.locator("[data-models] input").first
+    other.check()
+    assert said.text_content().count(f"{other.get_attribute('value')}, the model says") == 1
     assert looks() != there and says()[0] != says()[1]
 
 
