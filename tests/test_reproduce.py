@@ -1,5 +1,6 @@
 """Long runs: interrupted and resumed they are the uninterrupted run, and records stay whole."""
 
+import ast
 import inspect
 import json
 import linecache
@@ -484,3 +485,12 @@ def test_runs_have_the_marks_of_the_code_that_was_loaded(monkeypatch):
     expected = MARK(Walk())
     reproduce.main(names)
     assert made == [(name, expected) for name in names]
+
+
+def test_the_record_of_prompts_has_the_words_of_its_page():
+    notebook = (reproduce.ROOT / "book/real/learner.ipynb").read_text(encoding="utf-8")
+    sources = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
+    (source,) = (s for s in sources if "NOUNS = [" in s)
+    lists = [n for n in ast.parse(source).body if isinstance(n, ast.Assign)]
+    (nouns,) = (n.value for n in lists if getattr(n.targets[0], "id", None) == "NOUNS")
+    assert ast.literal_eval(nouns) == reproduce.NOUNS
