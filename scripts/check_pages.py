@@ -4,11 +4,9 @@
     python scripts/check_pages.py PAGE ...  these pages, as in book/construction/trained.md
 
 In one kernel a page runs forwards; then the code of its exercises' solutions, as printed, each
-held to the fence of `text` that follows it, if one does; then, from the last to the first, the
-cells of the page that could now do something else than before. So a reader can go back to any
-cell, also after an exercise, and finds what the page shows. (A cell that depends on no name with
-two meanings, and on no object that another cell or a solution may change in place, would only do
-the same again, and is left out the second time: in_place.py reads that from the code.)
+held to the fence of `text` that follows it, if one does. All the while it is watched that no name
+that others read means two things, and that nothing is changed in place (in_place.py). So a reader
+can go back to any cell, also after an exercise, and finds what the page shows.
 
 A page that has passed is not executed again until the page, the package, this script, a version
 or the kind of processor changes. What has passed is remembered in .cache/pages.
@@ -22,7 +20,6 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
-import in_place
 import nbformat
 import notebooks
 import pytest
@@ -31,6 +28,13 @@ ROOT = notebooks.ROOT
 CACHE = ROOT / ".cache" / "pages"
 SOLUTION = re.compile(r"^(`{3,})\{solution\} ([\w-]+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+
+# Around the cells of a page.
+BEGIN = f"""import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import in_place
+in_place_of_page = in_place.begin(get_ipython())"""
+END = "in_place.end(in_place_of_page)"
 
 # Of a figure made of HTML its words are compared, which are rounded; its drawing is not.
 UNREAD = """regex: <div class="icl-(view|drawing)"[\\s\\S]*
@@ -52,12 +56,6 @@ def printed(text):
     return [] if text is None else [nbformat.v4.new_output("stream", name="stdout", text=text)]
 
 
-def could_differ(cells, answers):
-    """The cells that a second run could find different, once all of the page has run."""
-    page = in_place.Page([cell["source"] for cell in [*cells, *answers]])
-    return [cells[index] for index in page.again(len(cells))]
-
-
 def run_of(page):
     """The notebook whose cells are the whole run of a page, each with what it should show."""
     notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
@@ -71,8 +69,11 @@ def run_of(page):
             execution_count=1,  # without a number nbval compares nothing
         )
         answers.append(cell | {"id": f"{label}-{len(answers)}"})
-    again = [cell | {"id": f"again-{cell.id}"} for cell in could_differ(cells, answers)[::-1]]
-    notebook.cells = [nbformat.from_dict(cell) for cell in [*cells, *answers, *again]]
+    first, last = (
+        nbformat.v4.new_code_cell(source, id=name, execution_count=1)
+        for name, source in {"begin": BEGIN, "end": END}.items()
+    )
+    notebook.cells = [nbformat.from_dict(cell) for cell in [first, *cells, *answers, last]]
     return nbformat.writes(notebook) + "\n"
 
 

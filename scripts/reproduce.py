@@ -951,6 +951,7 @@ RUNS = {
 }
 
 
+@cache
 def code(part: Any) -> list[str]:
     """The source of a function or class, and of its file all that it names."""
     home = vars(sys.modules[part.__module__])
@@ -966,6 +967,7 @@ def code(part: Any) -> list[str]:
     return found
 
 
+@cache
 @cache
 def mathematics(package: Path) -> list[str]:
     """The code of the package, without what only pages use."""

@@ -20,6 +20,7 @@ from icl_gd import real
 from icl_gd.book import setup
 
 setup.cublas()
+setup.unrolled()
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_enable_x64", True)
 # Most programs here run once, so that optimising their machine code on a CPU costs more than it

@@ -82,30 +82,8 @@ def sources(page):
 
 def test_page_runs_forwards_then_its_solutions(page):
     write(page)
-    assert sources(page) == [("a = 1", ""), ("print(a + 1)", "2\n"), ("print(a + 2)", "3\n")]
-
-
-def test_and_backwards_what_could_then_differ(page):
-    write(page, code="a += 1\nprint(a)", text="2")
-    shown = [("a = 1", ""), ("print(a + 1)", "2\n")]
-    assert sources(page) == [*shown, ("a += 1\nprint(a)", "2\n"), *shown[::-1]]
-
-
-SILENT = [  # cells that show nothing, and which of them are run again
-    (["a = 1", "b = a + 1", "%pip list"], []),
-    (["a = 1", "b = a + 1", "a = 2"], ["a = 1", "b = a + 1", "a = 2"]),
-    (
-        ["g = 1", "def f():\n    return g", "h = f()", "g = 2", "b = 3"],
-        ["g = 1", "h = f()", "g = 2"],
-    ),
-    (["a = 1", "f = lambda a: a", "b = [a for a in f(a)]"], []),  # other names within
-]
-
-
-@pytest.mark.parametrize(("cells", "again"), SILENT)
-def test_silent_cell_is_run_again_if_a_name_it_depends_on_means_two_things(cells, again):
-    found = check_pages.could_differ([nbformat.v4.new_code_cell(cell) for cell in cells], [])
-    assert [cell.source for cell in found if not cell.source.startswith("def")] == again
+    _, *shown, _ = sources(page)
+    assert shown == [("a = 1", ""), ("print(a + 1)", "2\n"), ("print(a + 2)", "3\n")]
 
 
 LISTS = CELLS.replace("a = 1", "a = [1]").replace("a + 1)", "len(a) + a[0])")
@@ -136,7 +114,7 @@ def test_what_is_wrong_is_found_and_what_has_passed_is_remembered(page):
     assert status == 0 and "unchanged since they passed: book/sum.md" in told
     write(page, code="print(a + 3)", text="4")
     status, told = run(page)
-    assert status == 0 and "3 passed" in told
+    assert status == 0 and "5 passed" in told
 
 
 def test_surroundings_change_with_the_package(tmp_path, monkeypatch):

@@ -346,6 +346,44 @@ def test_a_card_is_asked_for_one_kernel_a_product(monkeypatch):
         assert os.environ["XLA_FLAGS"] == f"{theirs} --xla_gpu_enable_triton_gemm=false"
 
 
+THREEFRY = {  # words of counter and key, and what they become: Random123's known answers
+    (0x00000000, 0x00000000, 0x00000000, 0x00000000): (0x6B200159, 0x99BA4EFE),
+    (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF): (0x1CB996FC, 0xBB002BE7),
+    (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344): (0xC4923A9C, 0x483DF7A0),
+}
+
+
+@pytest.mark.parametrize("words", THREEFRY)
+def test_threefry_gives_the_known_answers(words):
+    *counter, key1, key2 = map(np.uint32, words)
+    found = setup.threefry(*map(jnp.asarray, (key1, key2, *counter)))
+    assert tuple(map(int, found)) == THREEFRY[words]
+
+
+def test_random_bits_are_jaxs_own():
+    """Of all widths, of many keys, in both layouts, and of keys made of others."""
+    program = (
+        "import jax, numpy as np\n"
+        "from icl_gd.book import setup\n"
+        "def drawn():\n"
+        "    keys = jax.random.split(jax.random.key(3), 5)\n"
+        "    for layout in (True, False):\n"
+        "        with jax.threefry_partitionable(layout):\n"
+        "            for width in ('uint8', 'uint32', 'uint64'):\n"
+        "                one = lambda key: jax.random.bits(key, (3, 7), width)\n"
+        "                yield from (jax.vmap(one)(keys), one(keys[0]))\n"
+        "            yield jax.random.key_data(jax.random.fold_in(keys[1], 4))\n"
+        "setup.jax.config.update('jax_enable_x64', True)\n"
+        "with_a_loop = [*drawn()]\n"
+        "assert 'while' in jax.jit(jax.random.bits).lower(jax.random.key(0)).as_text()\n"
+        "setup.unrolled(), jax.clear_caches()\n"
+        "assert 'while' not in jax.jit(jax.random.bits).lower(jax.random.key(0)).as_text()\n"
+        "for a, b in zip(with_a_loop, drawn(), strict=True):\n"
+        "    np.testing.assert_array_equal(a, b)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.parametrize("processor", [False, True])
 def test_a_page_can_ask_for_the_processor(processor):
     """Two processors stand in for a GPU and a processor, the second of which is asked for."""

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +20,7 @@ import optax
 import pytest
 import reproduce
 
-from icl_gd import attention, descent, measures, tasks, tokens, training
+from icl_gd import attention, corpus, descent, measures, real, tasks, tokens, training
 from icl_gd.book import records, setup
 
 MARK = reproduce.fingerprint
@@ -31,6 +31,47 @@ def own_streams():
     """The checker does not know that a transposed array of keys holds other keys' data."""
     with jax.debug_key_reuse(False):
         yield
+    reproduce.code.cache_clear()
+
+
+def narrow(model):
+    """The model's layers and heads on a few of its numbers."""
+    width, size, hidden = slice(32), slice(8), slice(16)
+    layer = model.layers
+    return model._replace(
+        embed=model.embed[:, width],
+        layers=real.Layer(
+            norm=layer.norm[:, width],
+            query=layer.query[..., size, width],
+            key=layer.key[..., size, width],
+            value=layer.value[..., size, width],
+            output=layer.output[..., width, size],
+            norm_mlp=layer.norm_mlp[:, width],
+            gate=layer.gate[:, hidden, width],
+            up=layer.up[:, hidden, width],
+            down=layer.down[:, width, hidden],
+        ),
+        norm=model.norm[width],
+        turn=model.turn[:, : size.stop // 2],
+    )
+
+
+@pytest.fixture
+def small(request, monkeypatch):
+    """What runs are made of, smaller: few tasks, few modules to read, a narrow model."""
+    some = lambda run: run.draw(jax.random.key(0), 1000)
+    monkeypatch.setattr(reproduce.Run, "evaluation", some)
+    monkeypatch.setattr(reproduce, "library", few_modules)
+    if isinstance(reproduce.RUNS[request.node.callspec.params["name"]], reproduce.Measured):
+        model, tokenizer = request.getfixturevalue("smollm")
+        monkeypatch.setattr(reproduce, "pretrained", lambda: (narrow(model), tokenizer))
+
+
+@cache
+def few_modules(merges):
+    whole = corpus.standard_library()
+    few = (dict(list(part.items())[:count]) for part, count in zip(whole, (12, 6), strict=True))
+    return corpus.encoded(corpus.Library(*few), merges)
 
 
 STREAM = 3
@@ -255,6 +296,7 @@ def test_other_code_beneath_all_runs_has_another_mark(monkeypatch, part):
     body = source(getattr(reproduce.Run, part)).splitlines()[-1]
     other = lambda code: source(code).replace(body, body + "  or None")
     monkeypatch.setattr(inspect, "getsource", other)
+    reproduce.code.cache_clear()
     assert MARK(Walk()) != before
 
 
@@ -406,17 +448,19 @@ TWINS = {name: like(run) for name, run in SOURCES.items() if like(run) != name}
 
 
 @pytest.mark.parametrize("name", [name for name in reproduce.RUNS if name not in TWINS])
+@pytest.mark.usefixtures("small")
 def test_each_run_starts(name, tmp_path):
-    """Every long run can be built, measured and recorded: a few steps of two seeds.
+    """Every long run can be built, measured and recorded: two steps of one seed.
 
-    In single precision, as the script runs them.
+    In single precision, as the script runs them. (Several seeds are those of ``Walk``.)
     """
     run = reproduce.RUNS[name]
     few = {"sequences": 1, "windows": 2, "draws": 1, "length": 96}
     if isinstance(run, reproduce.Prompts):
         few |= {"designs": 2, "related": 1, "tasks": 2, "choose": 1}
     few = few if isinstance(run, reproduce.Measured) else {}
-    short = replace(run, steps=2, every=1, stretches=1, seeds=2, **few)
+    batch = min(run.batch, 8 * run.parts)
+    short = replace(run, steps=2, every=1, stretches=1, seeds=1, batch=batch, **few)
     with setup.x64(False):
         reproduce.make(name, short, "mark", tmp_path, tmp_path / "unfinished")
     stored = (tmp_path / f"{name}.json").stat().st_size
@@ -432,6 +476,7 @@ def program(run):
 
 
 @pytest.mark.parametrize("name", TWINS)
+@pytest.mark.usefixtures("small")
 def test_a_run_with_another_share_starts_as_its_twin_does(name):
     """It is the same program with another number in it."""
     short = lambda name: replace(reproduce.RUNS[name], steps=2, every=1, stretches=1, seeds=2)
