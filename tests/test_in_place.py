@@ -132,6 +132,10 @@ UNCHANGED = {
     ],
     "loops": ["for x in range(2):\n    print(x)", "for x in range(3):\n    print(x)"],
     "names of a comprehension": ["a = [1]", "b = [a for a in a]", "print([b for b in b])"],
+    "own name within a comprehension": [
+        "k = 1\nprint(sum(k for _ in range(2)), [k for _ in range(2)])",
+        "k = 2\nprint(sum(k for _ in range(2)), [k for _ in range(2)])",
+    ],
     "generators within a loop": [
         "for a in [[1]]:\n    b = (x for x in a)\n    print(*b)",
         "print(a)",
