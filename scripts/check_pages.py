@@ -29,12 +29,13 @@ CACHE = ROOT / ".cache" / "pages"
 SOLUTION = re.compile(r"^(`{3,})\{solution\} ([\w-]+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
-# Around the cells of a page.
+# Around the cells of a page, of whose names they leave none.
 BEGIN = f"""import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import in_place
-in_place_of_page = in_place.begin(get_ipython())"""
-END = "in_place.end(in_place_of_page)"
+_watch = in_place.begin(get_ipython())
+del sys, in_place"""
+END = "_watch.end()"
 
 # Of a figure made of HTML its words are compared, which are rounded; its drawing is not.
 UNREAD = """regex: <div class="icl-(view|drawing)"[\\s\\S]*
@@ -48,9 +49,9 @@ def compile_quickly():
     Its code does the same, to the last digit that a page prints. XLA ends the process at a flag
     that it does not have: none but where this was tried.
     """
-    if version("jaxlib").startswith("0.10."):
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false".strip()
+    given, flag = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters"
+    if version("jaxlib").startswith("0.10.") and flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}=false".strip()
 
 
 def solutions(text):

@@ -71,7 +71,7 @@ def fingerprint(value, within=()):
         case types.MethodType():
             return parts(value.__self__)
         case types.GeneratorType():
-            return parts(value.gi_frame and value.gi_frame.f_locals)
+            return parts(value.gi_frame and dict(value.gi_frame.f_locals))
         case Iterator():
             return parts(value.__reduce__())
         case types.SimpleNamespace():
@@ -128,6 +128,11 @@ class Watch:
         now = settings() if self.settings else {}
         yield from (f"{name} is changed" for name in now if now[name] != self.settings[name])
 
+    def end(self):
+        """Raises AssertionError with all complaints, if there is one."""
+        if found := [*self.complaints()]:
+            raise AssertionError("; ".join(found))
+
 
 def begin(shell):
     """Watches the cells that an IPython shell runs from now on."""
@@ -136,9 +141,3 @@ def begin(shell):
         "post_run_cell", lambda result: watch.after(shell.transform_cell(result.info.raw_cell))
     )
     return watch
-
-
-def end(watch):
-    """Raises AssertionError with what a reader who goes back would find changed."""
-    if found := [*watch.complaints()]:
-        raise AssertionError("; ".join(found))

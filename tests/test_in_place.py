@@ -48,6 +48,7 @@ CHANGED = {
     "iterator": ("a = iter([1, 2, 3])", "", "next(a)"),
     "zip": ("a = zip([1, 2], [3, 4])", "", "list(a)"),
     "generator": ("a = (x for x in [1, 2])", "", "sum(a)"),
+    "generator in part": ("a = (x for x in [1, 2, 3])", "", "next(a)"),
     "generator by a function": ("def f():\n    yield 1\na = f()", "", "sum(a)"),
     "random numbers": ("import numpy as np\na = np.random.default_rng(0)", "", "a.normal()"),
     "seed": ("import numpy as np\nsetup = 1\nnp.random.seed(0)\na = 1", "np.random.seed(1)",
@@ -76,9 +77,10 @@ def cells(made, change="", shown="a"):
 @pytest.fixture(autouse=True)
 def settings():
     """As they were."""
-    yield
-    jax.config.update("jax_default_matmul_precision", None)
-    np.set_printoptions(precision=8)
+    before = jax.config.jax_default_matmul_precision
+    with np.printoptions():
+        yield
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 def watched(*sources):
@@ -141,6 +143,7 @@ UNCHANGED = {
         "print(a)",
         "print(a)",
     ],
+    "generator that nobody asks": ["a = (x for x in [1])", "print(type(a))", "b = 1"],
     "unpacked": ["a, b = (x for x in range(2))", "print(a, b)"],
     "trees": ["import jax\na = jax.tree.map(abs, 1)", "print(a)"],
     "a function of other functions": [

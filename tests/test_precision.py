@@ -381,7 +381,8 @@ def test_random_bits_are_jaxs_own():
         "for a, b in zip(with_a_loop, drawn(), strict=True):\n"
         "    np.testing.assert_array_equal(a, b)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    on_a_processor = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=on_a_processor)
 
 
 @pytest.mark.parametrize("processor", [False, True])
