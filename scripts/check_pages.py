@@ -17,41 +17,35 @@ import os
 import platform
 import re
 import sys
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import nbformat
 import notebooks
 import pytest
+import quickly
 
 ROOT = notebooks.ROOT
 CACHE = ROOT / ".cache" / "pages"
 SOLUTION = re.compile(r"^(`{3,})\{solution\} ([\w-]+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
+# These take longest. Begun first, none is left to run alone when the others are done.
+LONG = ("trained", "copy_then_descend", "evidence", "heads", "learner", "phase_change", "depth")
+
 # Around the cells of a page, of whose names they leave none.
 BEGIN = f"""import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import in_place
+import in_place, quickly
+quickly.little()
 _watch = in_place.begin(get_ipython())
-del sys, in_place"""
+del sys, in_place, quickly"""
 END = "_watch.end()"
 
 # Of a figure made of HTML its words are compared, which are rounded; its drawing is not.
 UNREAD = """regex: <div class="icl-(view|drawing)"[\\s\\S]*
 replace: a figure
 """
-
-
-def compile_quickly():
-    """Lets XLA compile for a processor in the older of its two ways: half the time if it is little.
-
-    Its code does the same, to the last digit that a page prints. XLA ends the process at a flag
-    that it does not have: none but where this was tried.
-    """
-    given, flag = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters"
-    if version("jaxlib").startswith("0.10.") and flag not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {flag}=false".strip()
 
 
 def solutions(text):
@@ -92,7 +86,7 @@ def run_of(page):
 def surroundings():
     """All that can change what a page prints besides the page, as one hash."""
     digest = hashlib.sha256()
-    code = [Path(__file__), Path(__file__).with_name("in_place.py")]
+    code = [Path(__file__), *map(Path(__file__).with_name, ("in_place.py", "quickly.py"))]
     for path in sorted([*(ROOT / "src" / "icl_gd").rglob("*"), *code]):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
@@ -122,11 +116,11 @@ class Stamps:
 def main(names):
     """Runs what has to be run; the exit status of the judge."""
     os.environ.update(notebooks.ENVIRONMENT)
-    compile_quickly()
+    quickly.older_way()
     os.chdir(ROOT)
     CACHE.mkdir(parents=True, exist_ok=True)
     around, runs, passed = surroundings(), {}, []
-    for page in notebooks.choose(names):
+    for page in sorted(notebooks.choose(names), key=lambda page: page.stem not in LONG):
         text = run_of(page)
         key = hashlib.sha256(around + text.encode()).hexdigest()[:24]
         stamp = CACHE / f"{page.stem}-{key}.passed"
@@ -146,7 +140,7 @@ def main(names):
     unread.write_text(UNREAD, encoding="utf-8")
     judge = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "900", "--durations", "20"]
     judge += ["--nbval-sanitize-with", str(unread)]
-    several = ["-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    several = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-p", "no:cacheprovider"]
     files = [str(CACHE / name) for name in runs]
     return pytest.main([*files, *judge, *several], plugins=[Stamps(runs)])
 

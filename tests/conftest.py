@@ -10,17 +10,17 @@ import os
 import shutil
 import threading
 
-import check_pages
 import hypothesis
 import jax
 import matplotlib
 import pytest
+import quickly
 from browsing import SITE
 
 from icl_gd import real
 from icl_gd.book import setup
 
-check_pages.compile_quickly()
+quickly.older_way()
 setup.cublas()
 setup.unrolled()
 jax.config.update("jax_debug_key_reuse", True)

@@ -117,21 +117,6 @@ def test_what_is_wrong_is_found_and_what_has_passed_is_remembered(page):
     assert status == 0 and "5 passed" in told
 
 
-def test_a_flag_is_added_once_where_it_was_tried(monkeypatch):
-    flag = "--xla_cpu_use_fusion_emitters"
-    for tried, given, then in [
-        ("0.10.2", "", f"{flag}=false"),
-        ("0.10.2", "--other", f"--other {flag}=false"),
-        ("0.10.2", f"{flag}=true", f"{flag}=true"),
-        ("0.11.0", "", ""),
-    ]:
-        monkeypatch.setenv("XLA_FLAGS", given)
-        monkeypatch.setattr(check_pages, "version", lambda _, tried=tried: tried)
-        for _ in range(2):
-            check_pages.compile_quickly()
-        assert check_pages.os.environ["XLA_FLAGS"] == then
-
-
 def test_surroundings_change_with_the_package(tmp_path, monkeypatch):
     package = tmp_path / "src" / "icl_gd"
     package.mkdir(parents=True)

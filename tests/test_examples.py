@@ -1,4 +1,7 @@
-"""What the front pages and docstrings show runs as printed, outside these tests' settings."""
+"""What the front pages and docstrings show runs as printed, outside these tests' settings.
+
+Only that it is compiled quickly is like here.
+"""
 
 import re
 import subprocess
@@ -35,10 +38,22 @@ for name in ["icl_gd", *names]:
 """
 
 
+QUICKLY = f"""import sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import quickly
+quickly.little()
+del quickly, sys
+"""
+
+
 def run(code):
     """What code prints in a Python of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", QUICKLY + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
