@@ -221,18 +221,23 @@ def token_sensitivity(
 
     Of the sum of a token's entries, the derivative by each input token, averaged over
     a batch of prompts: its norm for the token itself, for the next, and the mean norm
-    for all others, the query included. The code published with von Oswald et al. (2022)
-    counts the next among the others as well, and averages over the tokens.
+    for all others, the query included, which no context token attends to. The layer
+    treats all tokens alike: what becomes of a context token is what would become of a
+    query like it. The code published with von Oswald et al. (2022) counts the next
+    among the others as well, and averages over the tokens.
     """
 
-    def totals(prompt):
-        return jnp.sum(layer(prompt).context, axis=1)
+    def total(context, token):
+        return jnp.sum(layer(Prompt(context, token)).query)
 
-    slopes = jax.tree.map(
-        lambda slope: jnp.linalg.norm(jnp.mean(slope, axis=0), axis=-1),
-        jax.vmap(jax.jacrev(totals))(prompts),
-    )
-    norms = jnp.column_stack(slopes)[:-1]
+    def slopes(context):
+        over_tokens = jax.vmap(jax.grad(total, (0, 1)), (None, 0))
+        by_context, by_itself = over_tokens(context, context)
+        every = jnp.arange(len(context))
+        return by_context.at[every, every].add(by_itself)
+
+    slope = jnp.mean(jax.vmap(slopes)(prompts.context), axis=0)[:-1]
+    norms = jnp.linalg.norm(slope, axis=-1)
     own, following = jnp.diagonal(norms), jnp.diagonal(norms, 1)
     rest = jnp.sum(norms, axis=1) - own - following
-    return TokenSensitivity(own, following, rest / (norms.shape[1] - 2))
+    return TokenSensitivity(own, following, rest / (norms.shape[1] - 1))

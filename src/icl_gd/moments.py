@@ -215,10 +215,11 @@ def sampled_quartic(
 
 
 def _moments(x):
-    """Sums of products over some sequences and positions: square as a real matrix.
+    """Sums of products over some sequences and positions: square as real matrices.
 
-    Its rows are the pairs of entries of G_t that ``np.triu_indices`` lists, its columns
-    the entries of e_t e_t^*, all by ``_as_real``.
+    Matrix k has the products of entry i of G_t and entry i + k, cyclically, in its rows
+    and the entries of e_t e_t^* in its columns, all by ``_as_real``. A product does not
+    know its order, so that half of all k are enough.
     """
     _, length, d = x.shape
     size, samples = 2 * d, len(x) * (length - 2)
@@ -227,10 +228,13 @@ def _moments(x):
     divisor = jnp.arange(1, length - 1)[:, None, None]  # t - 1
     gram = jnp.cumsum(outer, axis=1)[:, 1:-1] / divisor
     real = _as_real(gram).reshape(samples, -1).T
-    first, second = np.triu_indices(size**2)  # a product does not know its order
-    square = (real[first] * real[second]) @ _as_real(outer[:, 1:-1]).reshape(
-        samples, -1
-    )
+    twice, seen = jnp.vstack([real, real]), _as_real(outer[:, 1:-1])
+
+    def apart(k):
+        other = jax.lax.dynamic_slice_in_dim(twice, k, size**2)
+        return (real * other) @ seen.reshape(samples, -1)
+
+    square = jax.lax.map(apart, jnp.arange(size**2 // 2 + 1))
     now, ahead = e[:, 1:-1], x[:, 2:]
     pairs = (ahead[..., :, None] * now[..., None, :].conj()).reshape(samples, -1)
     cross = (pairs.T @ gram.conj().reshape(samples, -1)).reshape(d, size, size, size)
@@ -238,8 +242,9 @@ def _moments(x):
 
 
 def _unfold(square, size):
-    """From the matrix of ``_moments`` to the complex tensor of ``Quartic.square``."""
-    first, second = np.triu_indices(size**2)
+    """From the matrices of ``_moments`` to the complex tensor of ``Quartic.square``."""
+    first, k = np.arange(size**2), np.arange(len(square))
+    second = (first + k[:, None]) % size**2
     full = jnp.zeros((size**2,) * 3, square.dtype)  # mutant: all are set
     full = full.at[first, second].set(square).at[second, first].set(square)
     full = full.reshape((size,) * 6)  # v k, v' k', q q'
