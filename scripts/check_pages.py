@@ -37,6 +37,7 @@ LONG = ("trained", "copy_then_descend", "evidence", "heads", "learner", "phase_c
 BEGIN = f"""import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import in_place, quickly
+sys.path.pop(0)
 quickly.little()
 _watch = in_place.begin(get_ipython())
 del sys, in_place, quickly"""

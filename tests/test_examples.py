@@ -41,6 +41,7 @@ for name in ["icl_gd", *names]:
 QUICKLY = f"""import sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 import quickly
+sys.path.pop(0)
 quickly.little()
 del quickly, sys
 """

@@ -89,6 +89,15 @@ def test_page_reads_offline_and_accessibly_with_no_formula_cut(browser, address,
         assert_accessible(tab, "light", "dark")
 
 
+@pytest.mark.parametrize("scheme, pale", [("light", "#bbb"), ("dark", "#444")])
+def test_one_pale_text_among_many_is_found(browser, address, scheme, pale):
+    with visit(browser, address + CHAPTERS[0], DESK) as tab:
+        last = tab.locator(".bd-article section > p:visible").last
+        last.evaluate(f"p => {{ p.style.color = '{pale}'; }}")
+        with pytest.raises(AssertionError, match="color-contrast"):
+            assert_accessible(tab, scheme)
+
+
 INK = """() => [...document.querySelectorAll(".bd-article :is(h1, h2, p, pre, figcaption)")].map(
     e => Math.max(...getComputedStyle(e).color.match(/[\\d.]+/g).slice(0, 3)))"""
 FOLDED = "document.querySelectorAll('.bd-article details:not([open])').length"
