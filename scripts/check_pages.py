@@ -142,6 +142,7 @@ def main(names):
     judge = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "900", "--durations", "20"]
     judge += ["--nbval-sanitize-with", str(unread)]
     several = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-p", "no:cacheprovider"]
+    several += ["-p", "shares"]
     files = [str(CACHE / name) for name in runs]
     return pytest.main([*files, *judge, *several], plugins=[Stamps(runs)])
 
