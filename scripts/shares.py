@@ -1,16 +1,20 @@
 """Each of pytest's workers keeps to its share of the cores, with all that it starts.
 
-XLA works with as many threads as it sees cores. Two workers on two cores are then four threads,
-that wait for each other.
+XLA works with as many threads as it sees cores. Two workers on two cores would be four threads,
+that wait for each other: a tenth more time.
 """
 
 import os
 
 
-def pytest_configure(config):
-    worker = getattr(config, "workerinput", None)
+def take():
+    """The share of this worker; all cores where there are no workers, or more than cores."""
+    worker, count = map(os.environ.get, ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"))
     if worker is None or not hasattr(os, "sched_setaffinity"):
         return
-    cores, workers = sorted(os.sched_getaffinity(0)), worker["workercount"]
-    if len(cores) >= workers:
-        os.sched_setaffinity(0, cores[int(worker["workerid"].removeprefix("gw")) :: workers])
+    share = sorted(os.sched_getaffinity(0))[int(worker.removeprefix("gw")) :: int(count)]
+    if share:
+        os.sched_setaffinity(0, share)
+
+
+pytest_configure = take  # as a plugin, with `-p shares`

@@ -37,6 +37,7 @@ SOLUTION = """
 RUN = """
 import sys
 from pathlib import Path
+sys.path[0] = str(Path.cwd())  # as where a script is run
 import notebooks
 notebooks.ROOT = Path(sys.argv[1])
 notebooks.BOOK = notebooks.ROOT / "book"

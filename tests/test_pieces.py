@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from browsing import DESK, PAGES, PHONE, SITE, visit
+from browsing import DESK, PAGES, PHONE, SITE, visit, without_formulas
 
 from icl_gd import flow, moments, online, tasks, theory
 
@@ -48,7 +48,7 @@ def piece(request, browser, address):
     opened = []
 
     def open_at(name, page, size=DESK):
-        context = visit(browser, url(address, page), size)
+        context = visit(browser, url(address, page), size, formulas=False)
         opened.append(context)
         return context.__enter__().locator(f"#{name}")
 
@@ -90,6 +90,7 @@ def test_every_control_answers_the_keyboard(piece, name, page, size):
 def test_every_control_answers_a_finger(browser, address, name, page):
     context = browser.new_context(viewport=PHONE, has_touch=True)
     tab = context.new_page()
+    without_formulas(tab)
     tab.goto(url(address, page))
     figure = tab.locator(f"#{name}")
     for control in figure.locator("input").all():
@@ -108,6 +109,7 @@ def test_a_piece_is_a_picture_without_its_script(browser, address, name, page):
     seen = []
     for scripts in (False, True):
         tab = browser.new_context(viewport=PHONE, java_script_enabled=scripts).new_page()
+        without_formulas(tab)
         tab.goto(url(address, page))
         figure = tab.locator(f"#{name}")
         html = figure.evaluate("e => e.outerHTML") if scripts else ""
@@ -381,7 +383,7 @@ def test_some_page_has_an_attention_view():
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_attention_view_answers(browser, address, page, size):
     """Hovering, tapping and the keyboard choose a token and a head."""
-    with visit(browser, address + page, size) as tab:
+    with visit(browser, address + page, size, formulas=False) as tab:
         view = tab.locator("[aria-label='Attention view']")
         tokens, said = map(view.locator, ("button[data-t]", "p[aria-live]"))
         heads = view.locator("[data-heads] input")
@@ -439,6 +441,7 @@ def test_attention_view_is_a_picture_without_scripts(browser, address, page):
     pictures = []
     for scripts in (False, True):
         tab = browser.new_context(viewport=PHONE, java_script_enabled=scripts).new_page()
+        without_formulas(tab)
         tab.goto(address + page)
         view = tab.locator("[aria-label='Attention view']")
         styles = [t.get_attribute("style") for t in view.locator("button[data-t]").all()]
