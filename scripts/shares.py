@@ -1,7 +1,8 @@
-"""Each of pytest's workers keeps to its share of the cores, with all that it starts.
+"""Each of pytest's workers keeps to its share of the cores, with the kernel that it starts.
 
-XLA works with as many threads as it sees cores. Two workers on two cores would be four threads,
-that wait for each other: a tenth more time.
+XLA works with as many threads as it sees cores. Two kernels on two cores would be four threads,
+that wait for each other: a tenth more time. Not for tests with a browser, which needs any core
+that is free.
 """
 
 import os

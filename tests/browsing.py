@@ -42,6 +42,7 @@ def visit(browser, url, size, scheme="light", formulas=True):
         route.abort()
 
     tab = browser.new_page(viewport=size, color_scheme=scheme)
+    tab.set_default_timeout(120_000)  # a page waits long where much else runs
     tab.route("**/*", let_through)
     if not formulas:
         without_formulas(tab)

@@ -15,13 +15,11 @@ import jax
 import matplotlib
 import pytest
 import quickly
-import shares
 from browsing import SITE
 
 from icl_gd import real
 from icl_gd.book import setup
 
-shares.take()  # before JAX counts the cores
 quickly.older_way()
 setup.cublas()
 setup.unrolled()
