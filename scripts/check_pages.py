@@ -87,7 +87,10 @@ def run_of(page):
 def surroundings():
     """All that can change what a page prints besides the page, as one hash."""
     digest = hashlib.sha256()
-    code = [Path(__file__), *map(Path(__file__).with_name, ("in_place.py", "quickly.py"))]
+    code = [
+        Path(__file__),
+        *map(Path(__file__).with_name, ("in_place.py", "quickly.py", "shares.py")),
+    ]
     for path in sorted([*(ROOT / "src" / "icl_gd").rglob("*"), *code]):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
